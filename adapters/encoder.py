@@ -1,0 +1,174 @@
+"""The one protocol behind teachers and students: preprocess a sample, return the taps that were asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from xmodal.errors import AdapterError
+from xmodal.taps import resolve_tap
+
+Sample = Mapping[str, Any]
+"""One decoded sample: ``key`` and any of ``image`` (RGB PIL image), ``text`` (str), ``audio``, ``label``."""
+
+Features = dict[str, Tensor]
+"""What a model returns: tap → tensor."""
+
+
+class Preprocess(Protocol):
+    """A model's own resize, normalisation and tokenisation. Picklable and free of weights: workers run it.
+
+    ``fields`` are the sample's fields that it reads (``image``, ``text``, …); others are left alone.
+    """
+
+    fields: tuple[str, ...]
+
+    def __call__(self, sample: Sample) -> dict[str, Any]:
+        """One augmented sample → this model's inputs, not batched."""
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Inputs of a batch's samples → one mapping of tensors, padded where lengths differ."""
+
+
+class Encoder(nn.Module, ABC):
+    """A teacher or a student.
+
+    Subclasses set ``name`` (for messages: ``"sentence (all-MiniLM-L6-v2)"``), ``modalities``
+    (``("text",)``), ``preprocess``, ``model`` (the module of the library that it comes from) and, where one exists,
+    ``embed_dim`` (width of ``<modality>.embedding``), and write :meth:`taps`, :meth:`compute` and :meth:`identity`.
+
+    ``spec`` is the name and the options it was made with, ``metadata`` what a saved student says of itself.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    preprocess: Preprocess
+    model: nn.Module
+    embed_dim: int | None = None
+    frozen: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
+
+    def freeze(self) -> Self:
+        """Eval mode and no gradients, for good: a later ``.train()`` leaves a frozen model as it is."""
+        self.frozen = True
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
+
+    @abstractmethod
+    def taps(self) -> tuple[str, ...]:
+        """Every tap that this model can return, layers numbered."""
+
+    @abstractmethod
+    def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
+        """The taps, which exist, of a batch of this model's own inputs; nothing else is computed."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """A short hash of weight files (or hub revision), preprocessing and precision: cheap, names a cache."""
+
+    def forward(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
+        """Features for exactly the ``taps`` asked for, under the names they were asked by.
+
+        ``inputs`` is this model's view of a batch, as ``preprocess.collate`` makes it. Raises
+        :class:`AdapterError` for a tap the model does not have.
+        """
+        resolved = {tap: resolve_tap(tap, self.taps(), self.name) for tap in taps}
+        features = self.compute(inputs, tuple(dict.fromkeys(resolved.values())))
+        return {asked: features[tap] for asked, tap in resolved.items()}
+
+    @torch.no_grad()
+    def encode(
+        self,
+        *,
+        image: Sequence[Image.Image] | None = None,
+        text: Sequence[str] | None = None,
+        taps: Sequence[str] | None = None,
+        batch_size: int = 64,
+    ) -> Features:
+        """Features of raw inputs, in eval mode, on the model's device, returned on the CPU.
+
+        Without ``taps``, the embedding of each modality given. Several modalities must have one entry a sample.
+
+        Raises :class:`AdapterError` where a modality is not one of this model's, or lengths differ.
+        """
+        given = {field: values for field, values in (("image", image), ("text", text)) if values is not None}
+        wrong = [field for field in given if field not in self.modalities]
+        if wrong or not given:
+            raise AdapterError(
+                f"{self.name} encodes {', '.join(self.modalities)}; given: {', '.join(given) or 'nothing'}."
+            )
+        lengths = {len(values) for values in given.values()}
+        if len(lengths) > 1:
+            raise AdapterError(f"Modalities of one call must have as many entries each; given {sorted(lengths)}.")
+        asked = tuple(taps) if taps is not None else tuple(f"{field}.embedding" for field in given)
+        device = next(self.parameters()).device
+        was_training = self.training
+        self.eval()
+        chunks: list[Features] = []
+        try:
+            for start in range(0, lengths.pop(), batch_size):
+                samples = [
+                    dict(zip(given, row, strict=True))
+                    for row in zip(*(values[start : start + batch_size] for values in given.values()), strict=True)
+                ]
+                inputs = self.preprocess.collate([self.preprocess(sample) for sample in samples])
+                features = self({name: tensor.to(device) for name, tensor in inputs.items()}, asked)
+                chunks.append({tap: as_float32(tensor).cpu() for tap, tensor in features.items()})
+        finally:
+            self.train(was_training)
+        return concatenate(chunks)
+
+    def state_hash(self) -> str:
+        """SHA-256 over every parameter and buffer, names included: proves that a frozen model stayed frozen."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def load_line(self, folder: str | PathLike[str]) -> str:
+        """One line of Python that loads what :func:`xmodal.save_student` wrote to ``folder``."""
+        return f"xmodal.load_student({os.fspath(folder)!r})"
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def as_float32(tensor: Tensor) -> Tensor:
+    """Floating tensors in float32; masks and numbers as they are."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def concatenate(chunks: Sequence[Features]) -> Features:
+    """Batches of features as one; sequences of unlike lengths are padded with zeros on the right."""
+    if not chunks:
+        return {}
+    joined: Features = {}
+    for tap in chunks[0]:
+        tensors = [chunk[tap] for chunk in chunks]
+        shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+        padded = []
+        for tensor in tensors:
+            pad = [
+                side
+                for size, wanted in reversed(list(zip(tensor.shape[1:], shape, strict=True)))
+                for side in (0, wanted - size)
+            ]
+            padded.append(nn.functional.pad(tensor, pad))
+        joined[tap] = torch.cat(padded)
+    return joined

@@ -1,0 +1,133 @@
+"""A transformers text encoder with pooling and head: the body of sentence teachers and of text students."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from xmodal.adapters.encoder import Encoder, Features
+from xmodal.adapters.identity import digest
+from xmodal.adapters.pooling import Dense, Pooling
+from xmodal.adapters.preprocess import TextPreprocess
+from xmodal.errors import AdapterError
+from xmodal.taps import layer_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class SentenceEncoder(Encoder):
+    """``model`` over tokens, ``pooling`` over its last states, then ``head`` (dense layers, normalisation, or nothing).
+
+    Taps: ``text.embedding`` [B, D] (after the head), ``text.features`` [B, W] (pooled, before it), ``text.tokens``
+    [B, L, W], ``text.hidden.N`` [B, L, W] (0 = the embeddings, n = after layer n), ``text.attention.N`` [B, H, L, L]
+    (probabilities, 0 = first layer), ``text.mask`` [B, L] (true where there is a token).
+    """
+
+    modalities = ("text",)
+    preprocess: TextPreprocess
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        preprocess: TextPreprocess,
+        pooling: Pooling,
+        head: Sequence[nn.Module] = (),
+        weights_identity: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.preprocess = name, preprocess
+        self.model: nn.Module = model
+        self.config: Any = model.config
+        self.pooling, self.head = pooling, nn.Sequential(*head)
+        self.features_dim = int(self.config.hidden_size) * len(pooling.modes)
+        dense = [module for module in head if isinstance(module, Dense)]
+        self.embed_dim = dense[-1].linear.out_features if dense else self.features_dim
+        self.num_layers = int(self.config.num_hidden_layers)
+        self._weights_identity = weights_identity
+
+    def taps(self) -> tuple[str, ...]:
+        return (
+            "text.embedding",
+            "text.features",
+            "text.tokens",
+            *(f"text.hidden.{layer}" for layer in range(self.num_layers + 1)),
+            *(f"text.attention.{layer}" for layer in range(self.num_layers)),
+            "text.mask",
+        )
+
+    def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
+        mask = inputs["text_mask"]
+        features: Features = {"text.mask": mask.bool()}
+        if set(taps) == {"text.mask"}:
+            return features
+        layers = [layer_of(tap) for tap in taps]
+        wants = {stem for stem, layer in layers if layer is not None}
+        arguments = {"input_ids": inputs["text_ids"], "attention_mask": mask}
+        if "text_types" in inputs:
+            arguments["token_type_ids"] = inputs["text_types"]
+        with attention_weights(self.model, wanted="text.attention" in wants):
+            output = self.model(
+                **arguments,
+                output_hidden_states="text.hidden" in wants,
+                output_attentions="text.attention" in wants,
+                return_dict=True,
+            )
+        tokens = output.last_hidden_state
+        features["text.tokens"] = tokens
+        for stem, layer in layers:
+            if layer is not None:
+                states = output.hidden_states if stem == "text.hidden" else output.attentions
+                features[f"{stem}.{layer}"] = self._layer(states, layer, stem)
+        if "text.embedding" in taps or "text.features" in taps:
+            features["text.features"] = self.pooling(tokens, mask)
+        if "text.embedding" in taps:
+            features["text.embedding"] = self.head(features["text.features"])
+        return features
+
+    def _layer(self, states: Sequence[Tensor | None] | None, layer: int, stem: str) -> Tensor:
+        # Some implementations return nothing where they cannot; a loss over nothing would silently be zero.
+        state = states[layer] if states is not None and layer < len(states) else None
+        if state is None:
+            raise AdapterError(f"{type(self.model).__name__} gave no {stem}.{layer}; its library does not return it.")
+        return state
+
+    def load_line(self, folder: str | PathLike[str]) -> str:
+        return f'sentence_transformers.SentenceTransformer("{os.fspath(folder)}")'
+
+    def identity(self) -> str:
+        weights = self._weights_identity or self.state_hash()
+        text = self.preprocess
+        return digest(
+            weights=weights,
+            dtype=str(next(self.parameters()).dtype),
+            pooling=self.pooling.modes,
+            skip=self.pooling.skip,
+            head=repr(self.head),
+            tokenizer=text.tokenizer.get_vocab()
+            if not text.tokenizer.is_fast
+            else text.tokenizer.backend_tokenizer.to_str(),
+            max_length=text.max_length,
+            prompt=text.prompt,
+        )
+
+
+@contextmanager
+def attention_weights(model: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Eager attention while inside, where ``wanted``: fused kernels never hold the probabilities."""
+    config: Any = model.config
+    before = config._attn_implementation
+    if not wanted or before == "eager":
+        yield
+        return
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)  # type: ignore[operator]

@@ -1,0 +1,183 @@
+"""Endless training batches that resume exactly, and evaluation batches that hold every sample once."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from xmodal.adapters.encoder import Preprocess
+from xmodal.data.bad_samples import BadSamples
+from xmodal.data.batches import BadSample, Batch, EvalBatches, TrainBatches
+from xmodal.data.plan import BLOCK_SIZE, WINDOW, Plan
+from xmodal.data.shards import ShardSet, open_shards
+from xmodal.data.uri import Shards
+from xmodal.data.workers import load
+from xmodal.errors import DataError
+from xmodal.recipe import Augment
+
+
+class TrainStream:
+    """The batches of a :class:`Plan`, without end: decoded, augmented, preprocessed for every model.
+
+    ``preprocess`` maps a model's name to its preprocessing; all models see the same augmented sample. ``batch_size`` is
+    that of all ranks together; this rank's part has ``batch_size / world_size`` samples. ``text`` is the member that
+    holds the text, or a dotted path into a JSON one. ``image_size`` is the side of the augmented picture in pixels.
+    ``views`` bounds how many augmentations a sample has; without it every epoch brings a new one.
+
+    Batches depend on the arguments that the plan is made of and on nothing else: not on ``num_workers``, nor on where
+    the stream was stopped. The global random generators are left alone. Leaving the loop ends the workers; the next
+    ``iter`` goes on at the batch after the last one received.
+
+    A sample that cannot be decoded is replaced by the next of its slot, counted in ``num_bad``, and named in the file
+    ``bad_samples``. Raises :class:`DataError` where more than ``max_bad_fraction`` of what was read are bad (looked at
+    from 1 000 samples or one epoch on), a shard is broken, a worker dies, or sizes do not go together.
+    """
+
+    def __init__(
+        self,
+        shards: Shards | ShardSet,
+        *,
+        preprocess: Mapping[str, Preprocess],
+        batch_size: int,
+        seed: int = 0,
+        text: str = "txt",
+        image_size: int | None = None,
+        augment: Augment = Augment(),  # noqa: B008 - frozen
+        num_workers: int = 0,
+        slots: int | None = None,
+        block_size: int = BLOCK_SIZE,
+        window: int = WINDOW,
+        views: int | None = None,
+        max_bad_fraction: float = 0.01,
+        rank: int = 0,
+        world_size: int = 1,
+        bad_samples: Path | None = None,
+        start_method: str | None = None,
+    ) -> None:
+        self.shards = open_shards(shards)
+        self.plan = Plan(
+            self.shards.counts,
+            fingerprint=self.shards.fingerprint,
+            batch_size=batch_size,
+            seed=seed,
+            slots=slots,
+            block_size=block_size,
+            window=window,
+        )
+        own_samples = sum(len(self.plan.order.run(slot)) for slot in self.plan.slots_of(rank, world_size))
+        self.num_workers, self.start_method = num_workers, start_method
+        self._batches = TrainBatches(
+            self.shards, self.plan, dict(preprocess), text, image_size, augment, views, rank, world_size
+        )
+        self._account = BadSamples(bad_samples, max_fraction=max_bad_fraction, enough=own_samples)
+        self._position = 0
+        self._iterator: weakref.ref[Generator[Batch, None, None]] | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch, over all ranks, broken ones included."""
+        return self.plan.num_samples
+
+    @property
+    def num_bad(self) -> int:
+        """How many samples this process had to replace so far."""
+        return self._account.count
+
+    def state(self) -> dict[str, Any]:
+        """The whole state, as JSON would hold it. ``position`` counts what was received, over all ranks."""
+        return {"plan": self.plan.hash, "seed": self.plan.seed, "position": self._position}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken. Raises :class:`DataError` that says what differs where another plan was."""
+        missing = {"plan", "seed", "position"} - set(state)
+        if missing:
+            raise DataError(
+                f"The state of a stream has plan, seed and position; this one lacks {', '.join(sorted(missing))}."
+            )
+        changed = self.plan.difference(str(state["plan"]))
+        if state["seed"] != self.plan.seed:
+            changed.append(f"seed: {state['seed']} there, {self.plan.seed} here")
+        if changed:
+            raise DataError(
+                "The stream cannot go on from this state, which another plan has left: "
+                f"{'; '.join(changed)}. Restore what was, or start a new run."
+            )
+        position = state["position"]
+        if not isinstance(position, int) or position < 0 or position % self.plan.batch_size:
+            raise DataError(f"Position {position!r} is not at the start of a batch of {self.plan.batch_size}.")
+        self._close()
+        self._position = position
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._close()
+        iterator = self._deliver()
+        self._iterator = weakref.ref(iterator)  # weak: when the loop lets it go, its workers end
+        return iterator
+
+    def _deliver(self) -> Generator[Batch, None, None]:
+        numbers = count(self._position // self.plan.batch_size)
+        loading = load(self._batches, numbers, num_workers=self.num_workers, start_method=self.start_method)
+        with closing(loading):
+            for loaded in loading:
+                self._account.add(loaded.read, loaded.bad)
+                assert loaded.batch is not None
+                self._position += self.plan.batch_size  # before it is handed over: then it counts as received
+                yield loaded.batch
+
+    def _close(self) -> None:
+        """End the iterator handed out before, and its workers: two at once would share one position."""
+        if self._iterator is not None and (iterator := self._iterator()) is not None:
+            iterator.close()
+        self._iterator = None
+
+
+class EvalStream:
+    """Every sample once, in the order of the shards, as decoded: not augmented, not resized but by each model itself.
+
+    The last batch may be short. Samples that cannot be decoded are left out (their batch is then shorter), and listed
+    in ``bad_samples`` as the iteration finds them. Arguments are those of :class:`TrainStream`.
+    """
+
+    def __init__(
+        self,
+        shards: Shards | ShardSet,
+        *,
+        preprocess: Mapping[str, Preprocess],
+        batch_size: int,
+        text: str = "txt",
+        num_workers: int = 0,
+        start_method: str | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; it must be at least 1.")
+        self.shards = open_shards(shards)
+        self.num_workers, self.start_method = num_workers, start_method
+        self._batches = EvalBatches(self.shards, dict(preprocess), text, batch_size)
+        self.bad_samples: list[BadSample] = []
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the shards, broken ones included."""
+        return self.shards.num_samples
+
+    @property
+    def num_bad(self) -> int:
+        """How many samples the last iteration left out so far."""
+        return len(self.bad_samples)
+
+    def __len__(self) -> int:
+        """Batches of an iteration, where none is broken from end to end."""
+        return -(-self.num_samples // self._batches.batch_size)
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        self.bad_samples = []
+        loading = load(self._batches, range(len(self)), num_workers=self.num_workers, start_method=self.start_method)
+        with closing(loading):
+            for loaded in loading:
+                self.bad_samples += loaded.bad
+                if loaded.batch is not None:
+                    yield loaded.batch

@@ -1,0 +1,95 @@
+"""Batches in order, from this process or from workers, without touching the global random state."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from xmodal.data.batches import Loaded
+from xmodal.errors import DataError
+
+
+def load(
+    batches: Dataset[Loaded], numbers: Iterable[int], *, num_workers: int, start_method: str | None = None
+) -> Generator[Loaded, None, None]:
+    """``batches[number]`` for each of the ``numbers``, in their order whatever ``num_workers`` is.
+
+    Workers live as long as this generator: close it, or drop it, and they end. Raises :class:`DataError` where a batch
+    has an error, or a worker dies.
+    """
+    loader = DataLoader(
+        batches,
+        batch_size=None,  # an item is a whole batch already
+        sampler=numbers,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_prepare_worker,
+        multiprocessing_context=start_method if num_workers else None,
+        generator=torch.Generator(),  # else the workers' seed would be drawn from the global generator
+    )
+    iterator = _start(loader)
+    try:
+        for loaded in _guarded(iterator):
+            if loaded.error is not None:
+                raise DataError(loaded.error)
+            yield loaded
+    finally:
+        # explicitly: an exception's traceback would keep the iterator, and with it the workers, alive
+        getattr(iterator, "_shutdown_workers", lambda: None)()
+
+
+def _guarded(iterator: Iterator[Loaded]) -> Iterator[Loaded]:
+    while True:
+        try:
+            loaded = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise DataError(_obituary(iterator)) from error
+        yield loaded
+
+
+def _start(loader: DataLoader[Loaded]) -> Iterator[Loaded]:
+    """Start the workers, and put the handler of SIGCHLD back that was there before.
+
+    torch's own handler raises wherever the main thread happens to be when a worker dies, in the middle of a step of the
+    optimizer for instance. Without it the death is found, some seconds later, by whoever asks for the next batch.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        return iter(loader)
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+
+
+def _prepare_worker(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the main one decides whether it still wants batches
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _obituary(iterator: Iterator[Loaded]) -> str:
+    deaths = [(worker.pid, worker.exitcode) for worker in getattr(iterator, "_workers", ()) if worker.exitcode]
+    pid, code = deaths[0] if deaths else (None, 0)
+    name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    causes = {
+        "SIGKILL": "The system does that when memory runs out: try fewer data.num_workers or a smaller batch_size.",
+        "SIGBUS": "Shared memory ran out: enlarge /dev/shm (docker: --shm-size), or set data.num_workers=0.",
+    }
+    mend = causes.get(name, "Set data.num_workers=0 to see the error where it happens.")
+    return f"A loading worker (pid {pid}) died: {name}. {mend} A run goes on from its last checkpoint with --resume."
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded

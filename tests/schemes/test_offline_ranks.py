@@ -1,0 +1,29 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("ranks.py")
+
+
+def run(num_ranks, accumulate, num_terms):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(accumulate), str(num_terms)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("accumulate", "num_terms"), [(1, 3), (2, 2)])
+def test_two_ranks_have_the_gradient_and_terms_of_one(accumulate, num_terms):
+    """Masked and contrastive terms included; the second case also in parts, where contrast is refused."""
+    one, two = run(1, 1, num_terms), run(2, accumulate, num_terms)
+    assert two["terms"] == pytest.approx(one["terms"], rel=1e-5)
+    assert one["gradients"].keys() == two["gradients"].keys()
+    for name, gradient in one["gradients"].items():
+        assert two["gradients"][name] == pytest.approx(gradient, rel=1e-4, abs=1e-6), name

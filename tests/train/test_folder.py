@@ -1,0 +1,49 @@
+import pytest
+
+from xmodal.errors import RunError
+from xmodal.recipe import Recipe
+from xmodal.train.folder import RunFolder
+
+RECIPE = {
+    "student": {"name": "image", "model": "resnet18"},
+    "data": {"train": "x.tar"},
+    "objective": [{"loss": "feature_cosine", "student": "image.embedding", "teacher": "text.embedding"}],
+    "teacher": {"name": "sentence", "model": "m"},
+    "train": {"max_steps": 5},
+}
+
+
+def recipe(**train):
+    return Recipe(**{**RECIPE, "train": {**RECIPE["train"], **train}})
+
+
+def test_a_folder_that_holds_anything_is_refused_with_both_ways_out(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"--resume.*--out"):
+        RunFolder(tmp_path).create(recipe())
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(RunError, match="not empty"):
+        RunFolder(tmp_path / "runs").create(recipe())
+
+
+def test_resuming_where_nothing_was_begun_says_so(tmp_path):
+    with pytest.raises(RunError, match="no run to resume"):
+        RunFolder(tmp_path / "nothing").reopen(recipe())
+
+
+def test_changed_settings_are_listed_with_both_values(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(recipe(seed=1))
+    with pytest.raises(RunError, match=r"train\.seed: 1 when it began, 2 now"):
+        folder.reopen(recipe(seed=2))
+
+
+@pytest.mark.parametrize("change", [{"checkpoint_every": 7}, {"device": "cpu"}, {"evaluate_every": 3}])
+def test_settings_that_change_nothing_learned_may_change(tmp_path, change):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(recipe())
+    folder.reopen(recipe(**change))

@@ -1,0 +1,132 @@
+"""`evaluate`: a student, some splits and some tasks in; the figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xmodal.adapters.encoder import Encoder
+from xmodal.errors import EvaluationError, hint
+from xmodal.evaluate.agreement import agreement
+from xmodal.evaluate.embedding import untouched
+from xmodal.evaluate.metrics import METRICS, TASKS
+from xmodal.evaluate.mixed_index import mixed_index
+from xmodal.evaluate.retrieval import gallery as gallery_rows
+from xmodal.evaluate.retrieval import retrieval
+from xmodal.evaluate.space import Space, open_space
+from xmodal.evaluate.split import Split, TextEmbeddings
+from xmodal.evaluate.zero_shot import ClassNames, check_templates, zero_shot
+from xmodal.recipe import Shards
+
+if TYPE_CHECKING:
+    from xmodal.data.shards import ShardSet
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. Every metric's definition is in :data:`xmodal.evaluate.METRICS`."""
+
+    metrics: dict[str, dict[str, float]]
+    """Split → metric → figure."""
+    gallery: list[dict[str, Any]] = field(default_factory=list)
+    """Rows ``{"split", "query", "hits": [{"key", "text", "score", "correct"}]}``, best hit first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "gallery": self.gallery}
+
+    def table(self) -> str:
+        """One line a metric, one column a split.
+
+        >>> print(Evaluation({"seen": {"chance_recall@10": 0.0062, "num_texts": 1711}}).table())
+                            seen
+        chance_recall@10  0.0062
+        num_texts           1711
+        """
+        names = [metric for metric in METRICS if any(metric in split for split in self.metrics.values())]
+        columns = [["", *names]]
+        for split, values in self.metrics.items():
+            columns.append([split, *(_figure(metric, values.get(metric)) for metric in names)])
+        widths = [max(map(len, column)) for column in columns]
+        lines = []
+        for first, *figures in zip(*columns, strict=True):
+            aligned = [figure.rjust(width) for figure, width in zip(figures, widths[1:], strict=True)]
+            lines.append("  ".join([first.ljust(widths[0]), *aligned]))
+        return "\n".join(lines)
+
+
+def evaluate(
+    student: Encoder | str | Path,
+    data: Shards | ShardSet | Mapping[str, Shards | ShardSet],
+    *,
+    tasks: Sequence[str] = ("retrieval",),
+    teachers: Mapping[str, Encoder] | None = None,
+    class_names: ClassNames | None = None,
+    templates: Sequence[str] = ("{}",),
+    batch_size: int = 128,
+    num_workers: int = 0,
+    text: str = "txt",
+    gallery: int = 0,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure ``student``, an encoder or a student or run folder, on one set of shards or several by name.
+
+    A side (text or pictures) that the student lacks is embedded by the teacher in whose space it lies: the one in
+    ``teachers``, or the one its metadata names. ``class_names`` and ``templates`` are for zero-shot (see
+    :func:`xmodal.evaluate.zero_shot.classes_of`); ``gallery`` is how many example queries to keep of each split,
+    picked by ``seed``. One set of shards becomes the split ``data``. Modes and random states are restored.
+
+    Raises :class:`EvaluationError` for what these models or data cannot be measured by.
+    """
+    check_tasks(tasks)
+    if "zero-shot" in tasks:
+        check_templates(templates)
+    splits: Mapping[str, Shards | ShardSet] = data if isinstance(data, Mapping) else {"data": data}
+    if not splits:
+        raise EvaluationError("No split was given. Pass shards, or shards by the name of their split.")
+    space = open_space(student, teachers)
+    main = space.side("image") if _sees_pictures(space, tasks) else space.side("text")
+    texts = TextEmbeddings(batch_size)
+    measures: dict[str, Callable[[Split, Space], dict[str, float]]] = {
+        "retrieval": retrieval,
+        "zero-shot": partial(zero_shot, class_names=class_names, templates=templates),
+        "agreement": agreement,
+        "mixed-index": mixed_index,
+    }
+    metrics: dict[str, dict[str, float]] = {}
+    rows: list[dict[str, Any]] = []
+    with untouched(space.student, *space.teachers.values()):
+        for name, shards in splits.items():
+            split = Split(name, shards, main, texts=texts, batch_size=batch_size, num_workers=num_workers, text=text)
+            found: dict[str, float] = {"num_samples": len(split.keys), "num_bad": split.num_bad}
+            for task in tasks:
+                found.update(measures[task](split, space))
+            metrics[name] = {metric: found[metric] for metric in METRICS if metric in found}
+            if gallery:
+                rows += gallery_rows(split, space, count=gallery, seed=seed)
+    return Evaluation(metrics, rows)
+
+
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Raises :class:`EvaluationError` for a task that does not exist, or none at all."""
+    if isinstance(tasks, str):
+        raise EvaluationError(f"tasks is a list of names: [{tasks!r}], not {tasks!r}.")
+    if not tasks:
+        raise EvaluationError(f"No task was given. Known: {', '.join(TASKS)}")
+    for task in tasks:
+        if task not in TASKS:
+            raise EvaluationError(f"{task!r} is not a task. {hint(task, TASKS)}")
+
+
+def _sees_pictures(space: Space, tasks: Sequence[str]) -> bool:
+    if "image" in space.student.modalities or not set(tasks) <= {"agreement", "mixed-index"}:
+        return True
+    return "image" in space.teacher().modalities
+
+
+def _figure(metric: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(int(value)) if metric.startswith("num_") else f"{value:.4f}"

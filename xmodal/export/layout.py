@@ -1,0 +1,64 @@
+"""What kind of student lies in a folder, and where its notes are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xmodal.errors import AdapterError
+
+CLIP_FILE = "xmodal.json"
+
+
+def kind_of(folder: Path) -> str | None:
+    """``image``, ``text`` or ``clip``: what student lies in ``folder``; None where none does."""
+    if (folder / CLIP_FILE).is_file():
+        return "clip"
+    if (folder / "modules.json").is_file():
+        return "text"
+    if (folder / "config.json").is_file() and "architecture" in read_json(folder / "config.json"):
+        return "image"
+    return None
+
+
+def find_student(given: str | Path) -> tuple[Path, str]:
+    """The student's folder at ``given``, or in ``student/`` of a run folder, and its kind.
+
+    Raises :class:`~xmodal.errors.AdapterError` where there is none.
+    """
+    given = Path(given).expanduser()
+    for folder in (given, given / "student"):
+        kind = kind_of(folder)
+        if kind is not None:
+            return folder, kind
+    state = (
+        "holds no student: no timm config.json, no modules.json, no xmodal.json"
+        if given.is_dir()
+        else "is not a folder"
+    )
+    raise AdapterError(f"{given} {state}. Give a student's folder, or a run's folder with student/ in it.")
+
+
+def read_notes(folder: Path) -> dict[str, Any]:
+    """What xmodal wrote of a student: its metadata, and under ``student`` its spec; empty for a foreign checkpoint."""
+    if (folder / CLIP_FILE).is_file():
+        return read_json(folder / CLIP_FILE)
+    return dict(read_json(folder / "config.json").get("xmodal") or {})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises :class:`~xmodal.errors.AdapterError` where it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise AdapterError(f"{path} is not a JSON object.")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
+    """JSON, indented, with a last newline."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

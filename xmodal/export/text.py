@@ -1,0 +1,85 @@
+"""A text student as a sentence-transformers folder: Transformer, Pooling and, with a head, Dense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xmodal.adapters.pooling import POOLERS, Dense, Normalize, Pooling
+from xmodal.adapters.sentence_encoder import SentenceEncoder
+from xmodal.adapters.sentence_folder import read_sentence_folder
+from xmodal.errors import AdapterError
+from xmodal.export.layout import read_notes, write_json
+from xmodal.export.tensors import write_tensors
+
+_MODULE = "sentence_transformers.models."  # the names that every release since 2.0 reads
+
+
+def write_text(encoder: SentenceEncoder, folder: Path, notes: Mapping[str, Any]) -> None:
+    """Write model, tokenizer, pooling and head; ``notes`` go into ``config.json`` under ``xmodal``."""
+    model: Any = encoder.model
+    preprocess = encoder.preprocess
+    config = {
+        **model.config.to_dict(),
+        "architectures": [type(model).__name__],
+        "dtype": "float32",
+        "xmodal": dict(notes),
+    }
+    write_json(folder / "config.json", config)
+    write_tensors(model, folder / "model.safetensors")
+    preprocess.tokenizer.save_pretrained(folder)
+    settings: dict[str, Any] = {"max_seq_length": preprocess.max_length, "do_lower_case": False}
+    if getattr(model, "pooler", ...) is None:
+        settings["model_args"] = {"add_pooling_layer": False}  # else loaders make one, of random numbers
+    write_json(folder / "sentence_bert_config.json", settings)
+    prompts = {"default": preprocess.prompt} if preprocess.prompt else {}
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {"prompts": prompts, "default_prompt_name": "default" if prompts else None, "similarity_fn_name": "cosine"},
+    )
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", _pooling_config(encoder.pooling, model.config.hidden_size))
+    for number, module in enumerate(encoder.head, start=2):
+        kind = type(module).__name__
+        place = folder / f"{number}_{kind}"
+        place.mkdir()
+        if isinstance(module, Dense):
+            write_json(place / "config.json", _dense_config(module))
+            write_tensors(module, place / "model.safetensors")
+        elif not isinstance(module, Normalize):
+            raise AdapterError(f"A {kind} after the pooling has no place in a sentence-transformers folder.")
+        modules.append((place.name, kind))
+    entries = [
+        {"idx": index, "name": str(index), "path": path, "type": _MODULE + kind}
+        for index, (path, kind) in enumerate(modules)
+    ]
+    write_json(folder / "modules.json", entries)
+
+
+def read_text(folder: Path) -> SentenceEncoder:
+    """The student in a sentence-transformers folder."""
+    encoder = read_sentence_folder(folder, f"text ({folder.name})")
+    encoder.spec = read_notes(folder).get("student", {})
+    return encoder
+
+
+def _pooling_config(pooling: Pooling, width: int) -> dict[str, Any]:
+    names = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "weightedmean": "weightedmean_tokens"}
+    flags = {mode: f"pooling_mode_{names.get(mode, mode)}" for mode in POOLERS}
+    return {
+        "word_embedding_dimension": width,
+        **{flag: mode in pooling.modes for mode, flag in flags.items()},
+        "include_prompt": pooling.skip == 0,
+    }
+
+
+def _dense_config(dense: Dense) -> dict[str, Any]:
+    activation = type(dense.activation)
+    return {
+        "in_features": dense.linear.in_features,
+        "out_features": dense.linear.out_features,
+        "bias": dense.linear.bias is not None,
+        "activation_function": f"{activation.__module__}.{activation.__name__}",
+    }

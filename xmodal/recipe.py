@@ -1,0 +1,227 @@
+"""The recipe: a teacher, a student, a stream and an objective, typed and frozen. YAML in, YAML out.
+
+The models below are the whole schema of a recipe file. What stands beside ``name`` or ``loss`` are options of the
+registered constructor or function; its signature is their schema (see :mod:`xmodal.recipes`).
+
+>>> from xmodal.recipes import load_recipe
+>>> recipe = load_recipe("emoji-text-to-image", ["train.learning_rate=2e-3"])
+>>> recipe.train.learning_rate, recipe.student.name, recipe.student.options["weights"]
+(0.002, 'image', 'imagenet')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Union, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from xmodal.errors import RecipeError, XmodalError
+from xmodal.plain import plain, write_yaml
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # it has no public name
+
+Shards = Union[str, list[str]]  # noqa: UP007  pydantic names the branches of this form
+"""A path, a glob or a brace pattern, local, remote or ``package://``; or a list of them."""
+
+
+class _Speaking(ModelMetaclass):
+    """Constructors that speak our language: what pydantic finds wrong is raised as a RecipeError."""
+
+    def __call__(cls, *args: Any, **options: Any) -> Any:  # noqa: N805  a metaclass
+        try:
+            return super().__call__(*args, **options)
+        except ValidationError as error:
+            from xmodal.recipes.complaints import mistakes_of
+
+            raise RecipeError(mistakes_of(error, cast("type[BaseModel]", cls), options), cls.__name__) from None
+
+
+class Section(BaseModel, metaclass=_Speaking):
+    """Keys with defaults; no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        return plain(given, keep=(BaseModel,)) if isinstance(given, Mapping) else given
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise XmodalError(f"A recipe does not change; make another one: load_recipe(recipe, {{'…{name}': {value!r}}}).")
+
+
+class Named(Section):
+    """A registered name and, beside it, the options of what is registered."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Spec(Named):
+    """A registered name and its options, side by side: ``{name: timm, model: resnet18}``."""
+
+    name: str
+
+
+class Term(Named):
+    """One loss between taps of the student and of its teachers.
+
+    A tap reference is ``tap`` or ``model:tap``. Without a prefix it belongs to the side on which it is listed; a
+    prefix (``student:``, ``teacher:``, or a name under ``teachers``) takes a tap of any model on either side. The loss
+    receives the student's references, then the teacher's, in the order listed.
+    """
+
+    loss: str
+    student: str | list[str]
+    teacher: str | list[str] | None = None
+    weight: float = 1.0
+    mask: str | None = None
+    projection: str | Spec | None = None
+    side: Literal["student", "teacher"] = "student"
+    label: str | None = Field(None, description="the name under which the term is logged; the loss's own by default")
+
+
+class Augment(Section):
+    """Random changes to a training picture, drawn from (seed, view, sample key); all off by default."""
+
+    crop_scale: tuple[float, float] | None = Field(None, description="area of the crop, as a share of the picture")
+    crop_ratio: tuple[float, float] = (0.75, 1.3333)
+    flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
+    rotation: float = Field(0.0, ge=0, le=180, description="largest angle, degrees, either way")
+    color_jitter: float = Field(0.0, ge=0, le=1, description="strength for brightness, contrast and saturation")
+    hue_jitter: float = Field(0.0, ge=0, le=0.5)
+    grayscale: float = Field(0.0, ge=0, le=1, description="probability")
+
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _rising(cls, pair: tuple[float, float] | None, info: ValidationInfo) -> tuple[float, float] | None:
+        largest = 1.0 if info.field_name == "crop_scale" else float("inf")
+        if pair is not None and not 0 < pair[0] <= pair[1] <= largest:
+            raise ValueError(f"give [smallest, largest], above 0{' and up to 1' if largest == 1 else ''}")
+        return pair
+
+
+class Data(Section):
+    """The shards, what is read of them, and the order in which it comes."""
+
+    train: Shards
+    val: Shards | dict[str, Shards] | None = None
+    text: str = Field(
+        "txt",
+        description="member that holds the text, or a dotted path into one: json.caption; of a list, one is picked",
+    )
+    image_size: int | None = Field(
+        None, ge=8, description="side of the augmented training picture, and the student's input, pixels"
+    )
+    augment: Augment = Augment()
+    decoder: Literal["pil"] = "pil"
+    num_workers: int = Field(2, ge=0)
+    slots: int | None = Field(
+        None, ge=1, description="default: the largest power of two up to 64 that divides the batch size"
+    )
+    block_size: int = Field(64, ge=1, description="samples that stay together on disk")
+    window: int = Field(1024, ge=1, description="samples that are shuffled among one another")
+    views: int | None = Field(
+        None, ge=1, description="distinct augmentations of a sample; default: a new one every epoch"
+    )
+    max_bad_fraction: float = Field(0.01, ge=0, le=1)
+
+
+class Train(Section):
+    """For how long, how fast, on what."""
+
+    max_steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(256, ge=1, description="global: over all ranks and accumulated parts")
+    accumulate: int = Field(1, ge=1, description="parts that a batch is split into")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    schedule: Literal["one_cycle", "cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    clip_grad: float | None = Field(1.0, gt=0, description="largest global gradient norm")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of the weights' moving average, which is then what is kept"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:1")
+    compile: bool = False
+    seed: int = 0
+    checkpoint_every: int = Field(200, ge=1, description="steps")
+    keep_checkpoints: int = Field(2, ge=1)
+    evaluate_every: int | None = Field(None, ge=1, description="steps; at the end always")
+    max_nonfinite: int = Field(
+        5, ge=0, description="consecutive steps skipped for a non-finite loss or gradient before the run stops"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Train:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give max_steps or epochs, one of the two")
+        return self
+
+
+class Evaluate(Section):
+    """What is measured during training and at its end, on ``data.val``."""
+
+    tasks: list[str] = ["retrieval"]
+    class_names: list[str] | None = Field(None, description="for zero-shot: the names, in the order of the labels")
+    templates: list[str] = ["{}"]
+
+
+class Recipe(Section):
+    """A whole run: who teaches, who learns, from what, by which losses, for how long."""
+
+    name: str = Field("", description="how tables and reports call the run; the file's name by default")
+    description: str = ""
+    teacher: Spec | None = None
+    teachers: dict[str, Spec] | None = None
+    student: Spec
+    data: Data
+    objective: list[Term] = Field(min_length=1)
+    scheme: str | Spec = "offline"
+    train: Train
+    evaluate: Evaluate = Evaluate()
+    baseline: str | None = Field(None, description="recipe whose measured figures stand beside this one's")
+    stages: list[dict[str, Any]] | None = Field(None, description="overrides of anything above, run one after another")
+
+    @model_validator(mode="after")
+    def _one_teacher_key(self) -> Recipe:
+        if self.teacher is not None and self.teachers is not None:
+            raise ValueError("give teacher or teachers, not both")
+        return self
+
+    def all_teachers(self) -> dict[str, Spec]:
+        """Teachers by name; the only one of a recipe is called ``teacher``."""
+        return {"teacher": self.teacher} if self.teacher is not None else dict(self.teachers or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key with its value, as plain values; null only where leaving it out would mean something else."""
+        values: dict[str, Any] = as_dict(self)
+        return values
+
+    def to_yaml(self) -> str:
+        """YAML that loads back as an equal recipe."""
+        return write_yaml(self.to_dict())
+
+
+def as_dict(value: Any) -> Any:
+    """Sections as mappings, wherever they stand in ``value``."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        kept = {
+            key: entry for key, entry in value if not (entry is None and key in fields and fields[key].default is None)
+        }
+        return {key: as_dict(entry) for key, entry in kept.items()}
+    if isinstance(value, dict):
+        return {key: as_dict(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_dict(entry) for entry in value]
+    return value

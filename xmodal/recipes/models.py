@@ -1,0 +1,151 @@
+"""What is known of teachers and students before they are made: their names, networks and taps."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xmodal.errors import Mistake, XmodalError, hint
+from xmodal.recipes.options import option_mistakes
+from xmodal.taps import layer_of
+
+GIVEN = "given"
+"""The name of a model that Python code handed over as an object; the recipe cannot make it again."""
+
+_IMAGE = ("image.embedding", "image.tokens", "image.map", "image.hidden.N")
+_TEXT = ("text.embedding", "text.features", "text.tokens", "text.hidden.N", "text.attention.N", "text.mask")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model's taps as far as they are known; a layer whose number is not known is written N."""
+
+    owner: str
+    taps: tuple[str, ...]
+
+    def has(self, tap: str) -> bool:
+        stem, layer = layer_of(tap)
+        if tap in self.taps or (layer is not None and f"{stem}.N" in self.taps):
+            return True
+        layers = [found for name in self.taps if (found := layer_of(name))[0] == stem and found[1] is not None]
+        return layer is not None and -len(layers) <= layer < 0
+
+
+def factory_of(path: str, name: str) -> tuple[Callable[..., Any] | None, Mistake | None]:
+    """The function that makes the model at ``path``, or the mistake in its ``name``."""
+    import xmodal.adapters.students
+    import xmodal.adapters.teachers  # noqa: F401  both fill the registries
+    from xmodal.adapters import STUDENTS, TEACHERS
+
+    kind, registry = ("student", STUDENTS) if path == "student" else ("teacher", TEACHERS)
+    if name in registry:
+        return registry[name], None
+    return None, Mistake(f"{path}.name", f"{name!r} is not a {kind}. {hint(name, registry)}")
+
+
+def model_mistakes(path: str, name: str, options: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Networks that do not exist, weights that are neither a known word nor a file, options of a part of the model."""
+    if (path == "student", name) in ((True, "image"), (False, "timm")):
+        yield from _network(path, options)
+    elif path == "student" and name == "clip":
+        yield from _towers(options)
+    elif path != "student" and name == "sentence" and isinstance(options.get("model"), str):
+        model = options["model"]
+        if (model.startswith((".", "/", "~")) or model.count("/") > 1) and not Path(model).expanduser().is_dir():
+            yield Mistake(
+                f"{path}.model", f"there is no folder {model!r}; give a folder with config.json, or a name on the hub"
+            )
+
+
+def _towers(options: Mapping[str, Any]) -> Iterator[Mistake]:
+    from xmodal.adapters import STUDENTS
+
+    for tower in ("image", "text"):
+        own = options.get(tower)
+        if isinstance(own, Mapping):
+            yield from option_mistakes(f"student.{tower}", f"the {tower} tower", STUDENTS[tower], own)
+            yield from _network(f"student.{tower}", own) if tower == "image" else ()
+
+
+def _network(path: str, options: Mapping[str, Any]) -> Iterator[Mistake]:
+    from xmodal.adapters.networks import timm_name_problem
+
+    if isinstance(options.get("model"), str) and (problem := timm_name_problem(options["model"])):
+        yield Mistake(f"{path}.model", problem)
+    weights = options.get("weights")
+    if isinstance(weights, str) and weights not in ("imagenet", "random") and not Path(weights).expanduser().exists():
+        yield Mistake(
+            f"{path}.weights", f"{weights!r} is neither imagenet nor random, and there is no such file or folder"
+        )
+
+
+def outline(path: str, spec: Any) -> Outline | None:
+    """The taps of the model that ``spec`` would make; None where nothing is known of it."""
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        return None
+    name = spec["name"]
+    kind = "student" if path == "student" else "teacher"
+    taps = _taps(kind, name, spec)
+    if taps is None:
+        return None
+    model = spec.get("model")
+    return Outline(f"{kind} {name!r}" + (f" ({model.rpartition('/')[2]})" if isinstance(model, str) else ""), taps)
+
+
+def _taps(kind: str, name: str, spec: Mapping[str, Any]) -> tuple[str, ...] | None:
+    if (kind, name) == ("student", "image"):
+        return ("image.embedding", "image.features", *_IMAGE[1:], *(("logits",) if spec.get("num_classes") else ()))
+    if (kind, name) == ("teacher", "timm"):
+        return (*_IMAGE, "logits")
+    if (kind, name) == ("teacher", "sentence"):
+        return _numbered(_TEXT, _layers_of(spec.get("model")))
+    if (kind, name) == ("student", "text"):
+        return _numbered(_TEXT, spec.get("num_layers", _default("text", "num_layers")))
+    if (kind, name) == ("student", "clip"):
+        tower = spec.get("text")
+        text = {"name": "text", **(tower if isinstance(tower, Mapping) else {})}
+        return (*(_taps(kind, "image", {}) or ()), *(_taps(kind, "text", text) or ()))
+    return None
+
+
+def _default(student: str, option: str) -> Any:
+    from xmodal.adapters import STUDENTS
+
+    return inspect.signature(STUDENTS[student]).parameters[option].default
+
+
+def _numbered(taps: tuple[str, ...], num_layers: Any) -> tuple[str, ...]:
+    """``N`` replaced by the layers of a text model: states before and after each, attention within each."""
+    if type(num_layers) is not int:
+        return taps
+    counts = {"text.hidden.N": num_layers + 1, "text.attention.N": num_layers}
+    return tuple(
+        numbered
+        for tap in taps
+        for numbered in ([f"{tap[:-1]}{layer}" for layer in range(counts[tap])] if tap in counts else [tap])
+    )
+
+
+def _layers_of(model: Any) -> int | None:
+    """How many layers the configuration of a local or packaged model names; None where it is not on this machine."""
+    from xmodal.adapters.packages import PACKAGES
+
+    if not isinstance(model, str):
+        return None
+    folder: Path | None = Path(model).expanduser()
+    if not Path(model).expanduser().is_dir():
+        try:
+            folder = PACKAGES[model].find() if model in PACKAGES else None
+        except XmodalError:  # said where the model is made
+            return None
+    if folder is None:
+        return None
+    try:
+        layers = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return layers if isinstance(layers, int) else None

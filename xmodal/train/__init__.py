@@ -1,0 +1,1 @@
+"""The loop, its checkpoints, its folder and what it logs. It knows schemes only, never a teacher."""

@@ -1,0 +1,170 @@
+"""From a recipe to the objects that a run needs: models, stream, objective, scheme."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xmodal.adapters import STUDENTS, create_student, create_teacher
+from xmodal.adapters.encoder import Encoder
+from xmodal.data import ShardSet, TrainStream, open_shards
+from xmodal.errors import Mistake, RecipeError, RunError
+from xmodal.objective import Objective
+from xmodal.recipe import Recipe, Spec, Train
+from xmodal.recipes.models import GIVEN
+from xmodal.schemes import SCHEMES, Scheme
+from xmodal.train.batches import split
+from xmodal.train.distributed import World
+
+logger = logging.getLogger("xmodal")
+
+_DRY_RUN_ROWS = 8
+
+
+@dataclass
+class Parts:
+    """What one stage is made of. ``sample`` is each model's view of one sample, for measuring latencies."""
+
+    student: Encoder
+    teachers: dict[str, Encoder]
+    shards: ShardSet
+    objective: Objective
+    num_steps: int
+    sample: dict[str, dict[str, Tensor]]
+
+
+def build_teachers(recipe: Recipe, given: Mapping[str, Encoder]) -> dict[str, Encoder]:
+    """The frozen teachers of a recipe; those in ``given`` are taken as they are."""
+    teachers = {}
+    for name, spec in recipe.all_teachers().items():
+        teacher = given[name] if name in given else create_teacher(_known(spec, name).name, **spec.options)
+        teachers[name] = teacher.freeze()
+    return teachers
+
+
+def _known(spec: Spec, model: str) -> Spec:
+    if spec.name == GIVEN:
+        raise RunError(
+            f"The {model} of this recipe was an object handed over in Python ({spec.options.get('type')}), which a "
+            f"file cannot hold. Pass it again: distill(..., {model}=...)."
+        )
+    return spec
+
+
+def student_options(recipe: Recipe, teachers: Mapping[str, Encoder]) -> dict[str, Any]:
+    """The student's own options, and what follows from the rest of the recipe where it leaves them open.
+
+    ``embed_dim`` is the width of the first teacher's embedding, ``image_size`` is ``data.image_size``.
+    """
+    options = _known(recipe.student, "student").options
+    accepted = inspect.signature(STUDENTS[recipe.student.name]).parameters
+    width = next((teacher.embed_dim for teacher in teachers.values() if teacher.embed_dim), None)
+    for name, value in (("embed_dim", width), ("image_size", recipe.data.image_size)):
+        if name in accepted and value is not None:
+            options.setdefault(name, value)
+    return options
+
+
+def build_student(recipe: Recipe, teachers: Mapping[str, Encoder], given: Mapping[str, Encoder]) -> Encoder:
+    """The student of a recipe, or the one in ``given``."""
+    if "student" in given:
+        return given["student"]
+    return create_student(recipe.student.name, **student_options(recipe, teachers))
+
+
+def build_parts(
+    recipe: Recipe, given: Mapping[str, Encoder], before: Encoder | None = None, world: World | None = None
+) -> Parts:
+    """Everything of one stage, checked by a dry run on one real batch.
+
+    ``before`` is the student of the stage before, whose weights this one's student starts from. Raises
+    :class:`RecipeError` with all that the dry run found.
+    """
+    shards = open_shards(recipe.data.train)
+    num_steps = count_steps(recipe.train, shards.num_samples)
+    teachers = build_teachers(recipe, given)
+    student = build_student(recipe, teachers, given)
+    if before is not None:
+        inherit(student, before)
+    device = world.device if world is not None else None
+    models = {"student": student, **teachers}
+    if device is not None:
+        for model in models.values():
+            model.to(device)
+    stream = build_stream(recipe, models, shards, num_workers=0)
+    batch = next(iter(stream))
+    few = split(batch, math.ceil(len(batch["key"]) / _DRY_RUN_ROWS))[0]["views"]
+    if device is not None:
+        few = {name: {key: tensor.to(device) for key, tensor in view.items()} for name, view in few.items()}
+    objective = Objective.build(recipe.objective, models, few)
+    sample = {name: {key: tensor[:1] for key, tensor in view.items()} for name, view in few.items()}
+    return Parts(student, teachers, shards, objective, num_steps, sample)
+
+
+def build_stream(
+    recipe: Recipe,
+    models: Mapping[str, Encoder],
+    shards: ShardSet,
+    *,
+    num_workers: int,
+    world: World | None = None,
+    bad_samples: Path | None = None,
+) -> TrainStream:
+    """The training stream of a recipe, with each model's own preprocessing; ``world`` says which part is this rank's."""
+    data = recipe.data
+    return TrainStream(
+        shards,
+        preprocess={name: model.preprocess for name, model in models.items()},
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        text=data.text,
+        image_size=data.image_size,
+        augment=data.augment,
+        num_workers=num_workers,
+        slots=data.slots,
+        block_size=data.block_size,
+        window=data.window,
+        views=data.views,
+        max_bad_fraction=data.max_bad_fraction,
+        rank=world.rank if world else 0,
+        world_size=world.size if world else 1,
+        bad_samples=bad_samples,
+    )
+
+
+def build_scheme(recipe: Recipe, parts: Parts, world: World) -> Scheme:
+    """The recipe's scheme, ready for its first step."""
+    spec = recipe.scheme if isinstance(recipe.scheme, Spec) else Spec(name=recipe.scheme)
+    make = SCHEMES[spec.name]
+    return make(parts.student, parts.teachers, parts.objective, recipe.train, world, **spec.options)  # type: ignore[call-arg]
+
+
+def count_steps(train: Train, num_samples: int) -> int:
+    """Steps of a run: ``max_steps``, or what ``epochs`` over the samples come to, rounded up.
+
+    >>> count_steps(Train(epochs=2, batch_size=64), 100)
+    4
+    """
+    if train.max_steps is not None:
+        return train.max_steps
+    assert train.epochs is not None  # the recipe has one of the two
+    return max(1, math.ceil(train.epochs * num_samples / train.batch_size))
+
+
+def inherit(student: Encoder, before: Encoder) -> None:
+    """Copy every tensor of ``before`` whose name and shape ``student`` has."""
+    if student is before:
+        return
+    wanted = student.state_dict()
+    kept = {k: v for k, v in before.state_dict().items() if k in wanted and wanted[k].shape == v.shape}
+    if not kept:
+        raise RecipeError([Mistake("stages", "the student of this stage shares no tensor with the one before it.")])
+    student.load_state_dict({**wanted, **kept})
+    logger.info("student: %d of %d tensors come from the stage before", len(kept), len(wanted))

@@ -1,0 +1,60 @@
+"""One process or many: device, rank, world size. ``torchrun`` starts the many; nothing here starts a process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from xmodal.errors import RunError
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among its peers, and the device it computes on."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def join(device: str = "auto") -> World:
+    """The device asked for, and the process group where ``torchrun`` started this process.
+
+    Raises :class:`RunError` for a device that this machine does not have.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = choose_device(device)
+    if size == 1:
+        return World(chosen)
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(chosen)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return World(chosen, dist.get_rank(), dist.get_world_size())
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is CUDA, else MPS, else the CPU."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    kind, _, index = name.partition(":")
+    if kind not in available or (index and not index.isdigit()):
+        raise RunError(f"train.device is {name!r}; expected auto, cpu, cuda, cuda:N or mps.")
+    found = available[kind] and (not index or kind == "cpu" or int(index) < torch.cuda.device_count())
+    if not found:
+        here = ", ".join(kind for kind, there in available.items() if there)
+        raise RunError(f"train.device is {name!r}, but this machine has only: {here}. Use train.device=auto.")
+    return torch.device(name)

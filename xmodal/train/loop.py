@@ -1,0 +1,155 @@
+"""The loop: batch, step, record, checkpoint, evaluate. Everything it does at a step depends on the step alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from xmodal.data import TrainStream, stable_hash
+from xmodal.errors import Interrupted, RunError
+from xmodal.recipe import Train
+from xmodal.schemes import Scheme, StepResult
+from xmodal.train.batches import num_rows, to_device
+from xmodal.train.checkpoint import Place, save_checkpoint
+from xmodal.train.distributed import World
+from xmodal.train.folder import RunFolder
+from xmodal.train.interrupt import StopRequest, stop_requests
+from xmodal.train.progress import Meter, ProgressBar
+from xmodal.train.records import Records
+from xmodal.train.schedule import learning_rate_factor
+
+logger = logging.getLogger("xmodal")
+
+Metrics = Mapping[str, Mapping[str, float]]
+
+
+@dataclass
+class Stage:
+    """One stage of a run, ready to go on after ``done`` of its ``num_steps``.
+
+    ``skipped_steps`` counts steps not taken for a loss or gradient that was not finite.
+    """
+
+    number: int
+    scheme: Scheme
+    stream: TrainStream
+    settings: Train
+    num_steps: int
+    done: int = 0
+    meter: Meter = field(default_factory=Meter)
+    skipped_steps: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "scheme": self.scheme.state_dict(),
+            "stream": self.stream.state(),
+            "meter": self.meter.state_dict(),
+            "skipped_steps": self.skipped_steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.scheme.load_state_dict(state["scheme"])
+        self.stream.load_state(state["stream"])
+        self.meter, self.skipped_steps = Meter(**state["meter"]), state["skipped_steps"]
+
+
+class Loop:
+    """Runs stages of one run folder. Only the main rank writes."""
+
+    def __init__(
+        self, folder: RunFolder, world: World, console: Console, evaluate: Callable[[Scheme], Metrics]
+    ) -> None:
+        self.folder, self.world, self.console, self.evaluate = folder, world, console, evaluate
+
+    def run(self, stage: Stage) -> None:
+        """Train to the end of ``stage``.
+
+        Raises :class:`Interrupted` after a checkpoint where the user asked to stop, and :class:`RunError` where too
+        many steps in a row were not finite.
+        """
+        settings, meter = stage.settings, stage.meter
+        skipped_in_a_row = 0
+        record_every = max(1, stage.num_steps // 1000)
+        batches = iter(stage.stream)
+        place = Place(stage.number, stage.done)
+        records = Records(self.folder, place) if self.world.is_main else None
+        bar = ProgressBar(self.console, stage.num_steps, stage.done)
+        try:
+            with stop_requests() as stop, bar:
+                for step in range(stage.done, stage.num_steps):
+                    waiting = time.perf_counter()
+                    batch = to_device(next(batches), self.world.device)
+                    meter.waited += time.perf_counter() - waiting
+                    # The randomness of a step is a function of the step, so a checkpoint holds no generator's state.
+                    torch.manual_seed(stable_hash(settings.seed, stage.number, step, self.world.rank))
+                    factor = learning_rate_factor(step, stage.num_steps, settings.schedule, settings.warmup)
+                    result = stage.scheme.step(batch, factor)
+                    meter.samples += num_rows(batch) * self.world.size
+                    place = Place(stage.number, step + 1)
+                    skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
+                    if result.skipped:
+                        stage.skipped_steps += 1
+                        self._warn_or_stop(place, result, skipped_in_a_row, settings.max_nonfinite)
+                    if records and place.step % record_every == 0:
+                        values = self._values(result, settings.learning_rate * factor, meter)
+                        records.write(place, values)
+                        bar.update(place.step, values["terms"], meter)
+                    last = place.step == stage.num_steps
+                    if settings.evaluate_every and place.step % settings.evaluate_every == 0 and not last:
+                        self._evaluate(stage, place, records)
+                    stopping = self._all_agree(stop)
+                    if stopping or place.step % settings.checkpoint_every == 0 or last:
+                        self.save(stage, place)
+                    if stopping and not last:
+                        raise Interrupted(f"Stopped at step {place.step} of {stage.num_steps}, which is saved.")
+        finally:
+            if records:
+                records.__exit__()
+
+    def save(self, stage: Stage, place: Place) -> None:
+        """A checkpoint of everything that a resumed run needs."""
+        if self.world.is_main:
+            save_checkpoint(self.folder.checkpoints, place, stage.state_dict(), stage.settings.keep_checkpoints)
+        self.world.barrier()
+
+    def _warn_or_stop(self, place: Place, result: StepResult, in_a_row: int, limit: int) -> None:
+        names = ", ".join(result.skipped)
+        logger.warning("step %d was skipped: %s not finite (%d in a row)", place.step, names, in_a_row)
+        if in_a_row > limit:
+            kept = self.folder.latest()
+            last = f"The last good checkpoint is step {kept.step}." if kept else "There was no checkpoint yet."
+            raise RunError(
+                f"{in_a_row} steps in a row were not finite, the last at step {place.step}: {names}. {last} Look at "
+                f"the terms in {self.folder.metrics}, lower train.learning_rate, or allow more: train.max_nonfinite."
+            )
+
+    def _evaluate(self, stage: Stage, place: Place, records: Records | None) -> None:
+        if records:
+            records.write(place, {"evaluation": self.evaluate(stage.scheme)})
+        self.world.barrier()
+
+    def _all_agree(self, stop: StopRequest) -> bool:
+        if self.world.size == 1:
+            return bool(stop)
+        asked = torch.tensor(float(bool(stop)), device=self.world.device)
+        dist.all_reduce(asked)  # a signal reaches ranks between different steps
+        return bool(asked > 0)
+
+    @staticmethod
+    def _values(result: StepResult, learning_rate: float, meter: Meter) -> dict[str, Any]:
+        return {
+            "time": round(meter.seconds, 3),
+            "loss": result.loss.item(),
+            "terms": {label: value.item() for label, value in result.terms.items()},
+            "learning_rate": learning_rate,
+            "grad_norm": result.grad_norm.item(),
+            "samples_per_second": round(meter.samples_per_second, 2),
+            "data_wait": round(meter.data_wait, 4),
+        }

@@ -1,0 +1,29 @@
+"""In which teacher's space a student's embedding lies: read off the objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xmodal.recipe import Recipe
+
+
+def embedding_space(recipe: Recipe) -> dict[str, Any] | None:
+    """``{"teacher": spec, "tap": …}`` of the first term that sets a student's embedding, as it is, against a
+    teacher's; None where there is none, so that the student's space is its own.
+    """
+    teachers = recipe.all_teachers()
+    for term in recipe.objective:
+        if term.projection is not None or term.teacher is None:
+            continue
+        student_tap, teacher_tap = _first(term.student, "student"), _first(term.teacher, next(iter(teachers), ""))
+        if student_tap[0] != "student" or teacher_tap[0] not in teachers:
+            continue
+        if student_tap[1].endswith(".embedding") and teacher_tap[1].endswith(".embedding"):
+            return {"teacher": teachers[teacher_tap[0]].model_dump(mode="json"), "tap": teacher_tap[1]}
+    return None
+
+
+def _first(references: str | list[str], owner: str) -> tuple[str, str]:
+    reference = references if isinstance(references, str) else references[0]
+    model, _, tap = reference.rpartition(":")
+    return model or owner, tap

@@ -1,0 +1,74 @@
+"""Reads an index wherever it lies, and keeps a copy of a remote one for when there is no network."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from xmodal.errors import ZooError
+from xmodal.zoo.index import Entry, Index, parse_index
+from xmodal.zoo.location import Location, cache_folder, is_offline, is_remote, locate
+from xmodal.zoo.patience import USUAL, Patience
+from xmodal.zoo.transfer import fetch_bytes
+
+LARGEST_INDEX = 32_000_000
+IndexLocation = str | os.PathLike[str] | None
+"""A folder or an index file, local or any address that fsspec knows; None for the index in this package."""
+
+
+def read_index(index: IndexLocation = None, *, offline: bool | None = None, patience: Patience = USUAL) -> Index:
+    """The index at a location. Offline, the copy kept of a remote one when it was last read.
+
+    Raises :class:`ZooError` where there is none, or it is refused.
+    """
+    location = locate(index)
+    if not is_remote(location.folder):
+        return parse_index(fetch_bytes(location.index, LARGEST_INDEX, patience), location.index)
+    copy = copy_of(location)
+    if is_offline(offline):
+        if not copy.is_file():
+            raise ZooError(
+                f"Offline, and no copy of {location.index} was kept: looked for {copy}. Read it once with a network."
+            )
+        return parse_index(copy.read_bytes(), str(copy))
+    data = fetch_bytes(location.index, LARGEST_INDEX, patience)
+    parsed = parse_index(data, location.index)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs the copy, not the answer
+        write_atomically(copy, data)
+    return parsed
+
+
+def list_entries(
+    index: IndexLocation = None, *, offline: bool | None = None, patience: Patience = USUAL
+) -> list[Entry]:
+    """Every student of a zoo, in the order of its index."""
+    return list(read_index(index, offline=offline, patience=patience).entries)
+
+
+def show(name: str, *, index: IndexLocation = None, offline: bool | None = None, patience: Patience = USUAL) -> Entry:
+    """One student's entry. An unknown name is a :class:`ZooError` with the nearest ones."""
+    return read_index(index, offline=offline, patience=patience).find(name, locate(index).index)
+
+
+def copy_of(location: Location) -> Path:
+    """Where the copy of a remote index is kept."""
+    return cache_folder() / "zoo" / "indexes" / f"{hashlib.sha256(location.index.encode()).hexdigest()[:16]}.json"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """``path`` holds the old contents or the new ones, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
