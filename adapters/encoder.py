@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from typing import Any, Protocol
 
 import torch
@@ -140,10 +138,6 @@ class Encoder(nn.Module, ABC):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-
-    def load_line(self, folder: str | PathLike[str]) -> str:
-        """One line of Python that loads what :func:`xmodal.save_student` wrote to ``folder``."""
-        return f"xmodal.load_student({os.fspath(folder)!r})"
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

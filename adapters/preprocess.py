@@ -19,6 +19,7 @@ from xmodal.errors import AdapterError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_LAST_CALL = ("truncation", "padding")  # a fast tokenizer keeps the settings of its last call
 _TRANSFORM_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
@@ -84,6 +85,13 @@ class TextPreprocess:
         if "token_type_ids" in tokens:
             inputs["text_types"] = tokens["token_type_ids"]
         return inputs
+
+    def tokenizer_state(self) -> dict[str, Any]:
+        """All that decides the tokens of a text, apart from the limit."""
+        if not self.tokenizer.is_fast:
+            return dict(self.tokenizer.get_vocab())
+        state: dict[str, Any] = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        return {key: value for key, value in state.items() if key not in _LAST_CALL}
 
     def prompt_length(self) -> int:
         """Tokens that the prompt takes at the head of a text, the opening special token included."""

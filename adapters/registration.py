@@ -10,8 +10,8 @@ from xmodal.adapters.encoder import Encoder
 from xmodal.errors import AdapterError, hint
 from xmodal.registry import Registry
 
-TEACHERS: Registry[Callable[..., Encoder]] = Registry("teacher")
-STUDENTS: Registry[Callable[..., Encoder]] = Registry("student")
+TEACHERS: Registry[Callable[..., Encoder]] = Registry("teacher", home="xmodal.adapters.teachers")
+STUDENTS: Registry[Callable[..., Encoder]] = Registry("student", home="xmodal.adapters.students")
 
 
 def create_teacher(name: str, **options: Any) -> Encoder:
@@ -19,8 +19,6 @@ def create_teacher(name: str, **options: Any) -> Encoder:
 
     Raises :class:`~xmodal.errors.AdapterError` for an option it does not take and for weights that cannot be had.
     """
-    import xmodal.adapters.teachers  # noqa: F401  (fills the registry)
-
     encoder = _create("teacher", name, TEACHERS[name], options)
     return encoder.freeze()
 
@@ -31,8 +29,6 @@ def create_student(name: str, **options: Any) -> Encoder:
     Random weights are drawn from torch's global generator: seed it first.
     Raises :class:`~xmodal.errors.AdapterError` for an option it does not take and for weights that cannot be had.
     """
-    import xmodal.adapters.students  # noqa: F401  (fills the registry)
-
     return _create("student", name, STUDENTS[name], options).train()
 
 

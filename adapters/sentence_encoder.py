@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from xmodal.adapters.encoder import Encoder, Features
@@ -19,6 +18,10 @@ from xmodal.taps import layer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_POOLED = {"text.embedding", "text.features"}
+_ROWS_TOGETHER = 32
 
 
 class SentenceEncoder(Encoder):
@@ -63,6 +66,19 @@ class SentenceEncoder(Encoder):
         )
 
     def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
+        if self.training or not set(taps) <= _POOLED or len(inputs["text_mask"]) <= _ROWS_TOGETHER:
+            return self._compute(inputs, taps)
+        # Short texts need not wait for the longest of the batch: rows of like length go together, trimmed to it.
+        lengths = last_tokens(inputs["text_mask"])
+        order = lengths.argsort(stable=True)
+        parts = []
+        for rows in torch.split(order, _ROWS_TOGETHER):
+            longest = int(lengths[rows].max())
+            parts.append(self._compute({name: tensor[rows, :longest] for name, tensor in inputs.items()}, taps))
+        back = order.argsort()
+        return {tap: torch.cat([part[tap] for part in parts])[back] for tap in taps}
+
+    def _compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
         mask = inputs["text_mask"]
         features: Features = {"text.mask": mask.bool()}
         if set(taps) == {"text.mask"}:
@@ -98,9 +114,6 @@ class SentenceEncoder(Encoder):
             raise AdapterError(f"{type(self.model).__name__} gave no {stem}.{layer}; its library does not return it.")
         return state
 
-    def load_line(self, folder: str | PathLike[str]) -> str:
-        return f'sentence_transformers.SentenceTransformer("{os.fspath(folder)}")'
-
     def identity(self) -> str:
         weights = self._weights_identity or self.state_hash()
         text = self.preprocess
@@ -110,12 +123,16 @@ class SentenceEncoder(Encoder):
             pooling=self.pooling.modes,
             skip=self.pooling.skip,
             head=repr(self.head),
-            tokenizer=text.tokenizer.get_vocab()
-            if not text.tokenizer.is_fast
-            else text.tokenizer.backend_tokenizer.to_str(),
+            tokenizer=text.tokenizer_state(),
             max_length=text.max_length,
             prompt=text.prompt,
         )
+
+
+def last_tokens(mask: Tensor) -> Tensor:
+    """The position after each row's last token, ``[B]``, of a mask ``[B, L]``; at least 1."""
+    positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (positions * mask.bool()).amax(1).clamp(min=1)
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from typing import Any
 from rich.console import Console
 
 import xmodal
+from xmodal.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = ("emoji-text-to-image", "emoji-text-to-image-without-teacher")
+RECIPES = ("emoji-text-to-image", "emoji-text-to-image-without-teacher")  # the order of the table's columns
 SHOWN = {
     "text_to_image_recall@1": "text→image recall@1",
     "text_to_image_recall@10": "text→image recall@10",
@@ -35,24 +36,24 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     options = parser.parse_args()
     console = Console()
-    summaries: dict[str, list[dict[str, Any]]] = {}
-    for name in options.recipes:
+    for name in sorted(options.recipes, key=lambda name: load_recipe(name).baseline is not None):
+        # Baselines first: the runs that are compared with them show their figures.
+        summaries = []
         for seed in options.seeds:
             folder = options.out / f"{name}-seed-{seed}"
             xmodal.distill(name, out=folder, overrides=[f"train.seed={seed}"], resume=folder.exists(), console=console)
-            summaries.setdefault(name, []).append(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
-    write_figures(summaries)
+            summaries.append(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+        write_figures(name, summaries)
 
 
-def write_figures(summaries: dict[str, list[dict[str, Any]]]) -> None:
+def write_figures(name: str, runs: list[dict[str, Any]]) -> None:
     path = ROOT / "xmodal" / "recipes" / "results.json"
     figures = json.loads(path.read_text(encoding="utf-8"))
-    for name, runs in summaries.items():
-        figures[name] = {
-            "metrics": aggregate([run["metrics"] for run in runs]),
-            "seconds": round(statistics.median(run["training"]["seconds"] for run in runs)),
-            "student_parameters": runs[0]["student"]["parameters"],
-        }
+    figures[name] = {
+        "metrics": aggregate([run["metrics"] for run in runs]),
+        "seconds": round(statistics.median(run["training"]["seconds"] for run in runs)),
+        "student_parameters": runs[0]["student"]["parameters"],
+    }
     path.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     table = markdown_table(figures)
     (ROOT / "docs" / "results.md").write_text(PAGE.format(table=table), encoding="utf-8")

@@ -20,7 +20,7 @@ from xmodal.data.uri import Shards, expand
 from xmodal.errors import DataError
 
 logger = logging.getLogger(__name__)
-_MAX_OPEN = 128  # shards whose index and file are kept open; a rank reads from at most its number of slots at a time
+_MAX_OPEN = 256  # shards whose index and file are kept open; each of up to 64 slots reads in two or three at a time
 
 
 class ShardSet:
@@ -84,6 +84,8 @@ class ShardSet:
             reader = self._readers[shard] = ShardReader(path, index, self.names[shard])
             while len(self._readers) > _MAX_OPEN:
                 self._readers.popitem(last=False)
+        else:
+            self._readers.move_to_end(shard)
         return reader
 
     def _forget_readers(self) -> None:

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -45,16 +47,26 @@ def load(
 
 
 def _guarded(iterator: Iterator[Loaded]) -> Iterator[Loaded]:
+    """Turn what the death of a worker looks like from here, a timeout or a connection that broke, into its obituary."""
     while True:
         try:
             loaded = next(iterator)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker (pid"):
+        except (RuntimeError, OSError, EOFError) as error:
+            dead = None if "in DataLoader worker process" in str(error) else _dead_worker(iterator)
+            if dead is None:
                 raise
-            raise DataError(_obituary(iterator)) from error
+            raise DataError(_obituary(dead)) from error
         yield loaded
+
+
+def _dead_worker(iterator: Iterator[Loaded]) -> BaseProcess | None:
+    workers = getattr(iterator, "_workers", [])
+    if not workers:
+        return None
+    wait([worker.sentinel for worker in workers], timeout=5)  # its sockets close before it counts as dead
+    return next((worker for worker in workers if worker.exitcode is not None), None)
 
 
 def _start(loader: DataLoader[Loaded]) -> Iterator[Loaded]:
@@ -79,16 +91,16 @@ def _prepare_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def _obituary(iterator: Iterator[Loaded]) -> str:
-    deaths = [(worker.pid, worker.exitcode) for worker in getattr(iterator, "_workers", ()) if worker.exitcode]
-    pid, code = deaths[0] if deaths else (None, 0)
+def _obituary(worker: BaseProcess) -> str:
+    code = worker.exitcode or 0
     name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     causes = {
         "SIGKILL": "The system does that when memory runs out: try fewer data.num_workers or a smaller batch_size.",
         "SIGBUS": "Shared memory ran out: enlarge /dev/shm (docker: --shm-size), or set data.num_workers=0.",
     }
     mend = causes.get(name, "Set data.num_workers=0 to see the error where it happens.")
-    return f"A loading worker (pid {pid}) died: {name}. {mend} A run goes on from its last checkpoint with --resume."
+    died = f"A loading worker (pid {worker.pid}) died: {name}."
+    return f"{died} {mend} A run goes on from its last checkpoint with --resume."
 
 
 def _as_it_is(loaded: Any) -> Any:

@@ -13,6 +13,7 @@ from typing_extensions import Self
 from xmodal.data.hashing import file_sha256
 from xmodal.data.index import build_index, write_index
 from xmodal.data.manifest import ShardEntry
+from xmodal.data.tarnames import split_name
 from xmodal.errors import DataError
 
 
@@ -38,7 +39,14 @@ class ShardWriter:
             raise DataError(f"pattern {pattern!r} must be a file name that numbers the shards: shard-{{:06d}}.tar")
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample; ``members`` maps extensions to bytes."""
+        """Append one sample; ``members`` maps extensions to bytes. Raises :class:`DataError` for unreadable names."""
+        for extension in members:
+            name = split_name(f"{key}.{extension}")
+            if name is None or name.problem or (name.key, name.extension) != (key, extension) or extension[0] == "_":
+                raise DataError(
+                    f"{key}.{extension} cannot be a member of a shard. A key ends at the first dot of its last part; "
+                    "an extension is in lower case and does not start with _."
+                )
         if self._tar is None or self._count == self.shard_size:
             self._end_shard()
             self._begin_shard()

@@ -12,7 +12,27 @@ from hypothesis import strategies as st
 
 from xmodal.plain import plain, read_yaml, write_yaml
 
-TRAPS = ["2e-3", "no", "on", "~", "null", "", " ", "1:30", "012", "0x1f", "2024-01-01", "1_000", ".5", "=", "<<", "- a", "{a", "a: b", "#x"]
+TRAPS = [
+    "2e-3",
+    "no",
+    "on",
+    "~",
+    "null",
+    "",
+    " ",
+    "1:30",
+    "012",
+    "0x1f",
+    "2024-01-01",
+    "1_000",
+    ".5",
+    "=",
+    "<<",
+    "- a",
+    "{a",
+    "a: b",
+    "#x",
+]
 texts = st.sampled_from(TRAPS) | st.text(max_size=12)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
 values = st.recursive(
@@ -75,8 +95,14 @@ def test_what_is_not_yaml_is_said_with_its_line(text, where, what):
 
 
 def test_values_of_python_become_those_of_a_file():
-    given_values = {"folder": Path("a/b"), "sizes": (1, 2), "rate": np.float64(0.5), "flag": np.bool_(True), "none": None}
-    with pytest.raises(ValueError, match="numpy.bool"):
+    given_values = {
+        "folder": Path("a/b"),
+        "sizes": (1, 2),
+        "rate": np.float64(0.5),
+        "flag": np.bool_(True),
+        "none": None,
+    }
+    with pytest.raises(ValueError, match=r"numpy\.bool"):
         plain(given_values)
     given_values["flag"] = True
     made = plain(given_values)

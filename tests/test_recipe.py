@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodal.errors import RecipeError, XmodalError
@@ -43,7 +43,11 @@ terms = st.builds(
     label=st.none() | texts,
 )
 augments = st.builds(
-    Augment, crop_scale=st.none() | st.tuples(shares, shares), flip=shares, rotation=st.floats(0, 180), hue_jitter=st.floats(0, 0.5)
+    Augment,
+    crop_scale=st.none() | st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)),
+    flip=shares,
+    rotation=st.floats(0, 180),
+    hue_jitter=st.floats(0, 0.5),
 )
 data = st.builds(
     Data,
@@ -55,7 +59,9 @@ data = st.builds(
     num_workers=st.integers(0, 99),
     views=st.none() | st.integers(1, 9),
 )
-lengths = st.fixed_dictionaries({"epochs": st.floats(0.01, 1e6)}) | st.fixed_dictionaries({"max_steps": st.integers(1, 10**9)})
+lengths = st.fixed_dictionaries({"epochs": st.floats(0.01, 1e6)}) | st.fixed_dictionaries(
+    {"max_steps": st.integers(1, 10**9)}
+)
 trains = st.builds(
     lambda length, **keys: Train(**length, **keys),
     lengths,
@@ -88,6 +94,7 @@ recipes = st.builds(
 )
 
 
+@settings(max_examples=60)
 @given(recipe=recipes)
 def test_yaml_loads_back_as_an_equal_recipe(recipe, tmp_path_factory):
     file = tmp_path_factory.getbasetemp() / "recipe.yaml"

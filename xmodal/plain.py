@@ -116,6 +116,4 @@ def _plain(value: Any, keep: tuple[type, ...], depth: int) -> Any:
         if isinstance(value, number):
             return number(value)
     name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    raise ValueError(
-        f"is of type {name}; a recipe holds texts, numbers, true, false, null, lists and mappings"
-    )
+    raise ValueError(f"is of type {name}; a recipe holds texts, numbers, true, false, null, lists and mappings")

@@ -50,6 +50,13 @@ class Section(BaseModel, metaclass=_Speaking):
     def _plain(cls, given: Any) -> Any:
         return plain(given, keep=(BaseModel,)) if isinstance(given, Mapping) else given
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError  # Python would take true for 1
+        return value
+
     def __setattr__(self, name: str, value: Any) -> None:
         raise XmodalError(f"A recipe does not change; make another one: load_recipe(recipe, {{'…{name}': {value!r}}}).")
 
@@ -67,7 +74,7 @@ class Named(Section):
 class Spec(Named):
     """A registered name and its options, side by side: ``{name: timm, model: resnet18}``."""
 
-    name: str
+    name: str = Field(description="what it is registered as; its options stand beside it")
 
 
 class Term(Named):
@@ -78,13 +85,15 @@ class Term(Named):
     receives the student's references, then the teacher's, in the order listed.
     """
 
-    loss: str
-    student: str | list[str]
-    teacher: str | list[str] | None = None
-    weight: float = 1.0
-    mask: str | None = None
-    projection: str | Spec | None = None
-    side: Literal["student", "teacher"] = "student"
+    loss: str = Field(description="name of the loss; its options stand beside it")
+    student: str | list[str] = Field(description="taps of the student, in the order in which the loss takes them")
+    teacher: str | list[str] | None = Field(None, description="taps of the teacher, likewise")
+    weight: float = Field(1.0, description="factor of the term in the sum")
+    mask: str | None = Field(None, description="tap that says which positions count, such as teacher:text.mask")
+    projection: str | Spec | None = Field(
+        None, description="map between spaces of unlike widths: linear, mlp, identity"
+    )
+    side: Literal["student", "teacher"] = Field("student", description="whose features the projection maps")
     label: str | None = Field(None, description="the name under which the term is logged; the loss's own by default")
 
 
@@ -92,12 +101,12 @@ class Augment(Section):
     """Random changes to a training picture, drawn from (seed, view, sample key); all off by default."""
 
     crop_scale: tuple[float, float] | None = Field(None, description="area of the crop, as a share of the picture")
-    crop_ratio: tuple[float, float] = (0.75, 1.3333)
+    crop_ratio: tuple[float, float] = Field((0.75, 1.3333), description="width of the crop by its height")
     flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
     rotation: float = Field(0.0, ge=0, le=180, description="largest angle, degrees, either way")
     color_jitter: float = Field(0.0, ge=0, le=1, description="strength for brightness, contrast and saturation")
-    hue_jitter: float = Field(0.0, ge=0, le=0.5)
-    grayscale: float = Field(0.0, ge=0, le=1, description="probability")
+    hue_jitter: float = Field(0.0, ge=0, le=0.5, description="largest turn of the hue, as a share of the circle")
+    grayscale: float = Field(0.0, ge=0, le=1, description="probability of a picture without color")
 
     @field_validator("crop_scale", "crop_ratio")
     @classmethod
@@ -111,8 +120,8 @@ class Augment(Section):
 class Data(Section):
     """The shards, what is read of them, and the order in which it comes."""
 
-    train: Shards
-    val: Shards | dict[str, Shards] | None = None
+    train: Shards = Field(description="shards to learn from")
+    val: Shards | dict[str, Shards] | None = Field(None, description="shards to measure on, or several sets by name")
     text: str = Field(
         "txt",
         description="member that holds the text, or a dotted path into one: json.caption; of a list, one is picked",
@@ -120,9 +129,9 @@ class Data(Section):
     image_size: int | None = Field(
         None, ge=8, description="side of the augmented training picture, and the student's input, pixels"
     )
-    augment: Augment = Augment()
-    decoder: Literal["pil"] = "pil"
-    num_workers: int = Field(2, ge=0)
+    augment: Augment = Field(Augment(), description="random changes to training pictures")
+    decoder: Literal["pil"] = Field("pil", description="what decodes pictures; decoders differ in pixels")
+    num_workers: int = Field(2, ge=0, description="processes that read and decode; the order does not depend on it")
     slots: int | None = Field(
         None, ge=1, description="default: the largest power of two up to 64 that divides the batch size"
     )
@@ -131,35 +140,44 @@ class Data(Section):
     views: int | None = Field(
         None, ge=1, description="distinct augmentations of a sample; default: a new one every epoch"
     )
-    max_bad_fraction: float = Field(0.01, ge=0, le=1)
+    max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of undecodable samples that stops the run")
 
 
 class Train(Section):
     """For how long, how fast, on what."""
 
-    max_steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="length of the run; this or epochs")
+    epochs: float | None = Field(None, gt=0, description="length of the run in passes over the data")
     batch_size: int = Field(256, ge=1, description="global: over all ranks and accumulated parts")
     accumulate: int = Field(1, ge=1, description="parts that a batch is split into")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    schedule: Literal["one_cycle", "cosine", "linear", "constant"] = "cosine"
+    learning_rate: float = Field(1e-3, gt=0, description="its peak")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
+    schedule: Literal["one_cycle", "cosine", "linear", "constant"] = Field(
+        "cosine", description="how the learning rate falls after its warmup"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     clip_grad: float | None = Field(1.0, gt=0, description="largest global gradient norm")
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of the weights' moving average, which is then what is kept"
     )
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of autocast")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:1")
-    compile: bool = False
-    seed: int = 0
+    compile: bool = Field(False, description="torch.compile the student")
+    seed: int = Field(0, description="of weights, order and augmentation")
     checkpoint_every: int = Field(200, ge=1, description="steps")
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest are kept")
     evaluate_every: int | None = Field(None, ge=1, description="steps; at the end always")
     max_nonfinite: int = Field(
         5, ge=0, description="consecutive steps skipped for a non-finite loss or gradient before the run stops"
     )
+
+    @field_validator("betas")
+    @classmethod
+    def _decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"each is at least 0 and below 1; given {list(betas)}")
+        return betas
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
@@ -171,24 +189,26 @@ class Train(Section):
 class Evaluate(Section):
     """What is measured during training and at its end, on ``data.val``."""
 
-    tasks: list[str] = ["retrieval"]
+    tasks: list[str] = Field(["retrieval"], description="retrieval, zero-shot, agreement, mixed-index")
     class_names: list[str] | None = Field(None, description="for zero-shot: the names, in the order of the labels")
-    templates: list[str] = ["{}"]
+    templates: list[str] = Field(["{}"], description="for zero-shot: sentences with {} for the name")
 
 
 class Recipe(Section):
     """A whole run: who teaches, who learns, from what, by which losses, for how long."""
 
     name: str = Field("", description="how tables and reports call the run; the file's name by default")
-    description: str = ""
-    teacher: Spec | None = None
-    teachers: dict[str, Spec] | None = None
-    student: Spec
-    data: Data
-    objective: list[Term] = Field(min_length=1)
-    scheme: str | Spec = "offline"
-    train: Train
-    evaluate: Evaluate = Evaluate()
+    description: str = Field("", description="one sentence for tables, reports and the model card")
+    teacher: Spec | None = Field(None, description="who teaches")
+    teachers: dict[str, Spec] | None = Field(None, description="several teachers by name, in place of one")
+    student: Spec = Field(description="who learns")
+    data: Data = Field(description="from what")
+    objective: list[Term] = Field(min_length=1, description="by which losses: their weighted sum")
+    scheme: str | Spec = Field(
+        "offline", description="who learns from whom; offline: from teachers that stay as they are"
+    )
+    train: Train = Field(description="for how long, how fast, on what")
+    evaluate: Evaluate = Field(Evaluate(), description="what is measured on data.val")
     baseline: str | None = Field(None, description="recipe whose measured figures stand beside this one's")
     stages: list[dict[str, Any]] | None = Field(None, description="overrides of anything above, run one after another")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Generic, TypeVar
 
 from xmodal.errors import UnknownNameError
@@ -14,8 +14,9 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A mapping from a name to a function or class, filled by a decorator and by other packages.
 
-    ``kind`` is the noun used in messages. Packages add entries through the entry-point group
-    ``xmodal.<plural of kind>``; they are looked at only when a name is not found here.
+    ``kind`` is the noun used in messages, ``home`` the module that registers our own entries, imported at the first
+    look-up. Other packages add theirs through the entry-point group ``xmodal.<plural of kind>``, which is looked at
+    only when a name is not found here.
 
     >>> greetings: Registry[type] = Registry("greeting")
     >>> @greetings.register("hello")
@@ -24,8 +25,8 @@ class Registry(Generic[T]):
     (True, ['hello'])
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, home: str | None = None) -> None:
+        self.kind, self._home = kind, home
         self.group = f"xmodal.{kind}es" if kind.endswith("s") else f"xmodal.{kind}s"
         self._entries: dict[str, T] = {}
         self._looked_outside = False
@@ -40,6 +41,7 @@ class Registry(Generic[T]):
         return add
 
     def __getitem__(self, name: str) -> T:
+        self._load_home()
         if name not in self._entries:
             self._load_entry_points()
         if name not in self._entries:
@@ -47,13 +49,24 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
+        self._load_home()
         if name not in self._entries:
             self._load_entry_points()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
+        self._load_home()
         self._load_entry_points()
         return iter(sorted(self._entries))
+
+    def _load_home(self) -> None:
+        home, self._home = self._home, None
+        if home is not None:
+            try:
+                import_module(home)
+            except BaseException:
+                self._home = home  # or the next look-up would know no names and not say why
+                raise
 
     def _load_entry_points(self) -> None:
         if self._looked_outside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from xmodal.errors import AdapterError, hint
+from xmodal.errors import AdapterError, nearest
 
 _LAYERED = re.compile(r"^(?P<stem>.+)\.(?P<layer>-?\d+)$")
 
@@ -35,9 +35,9 @@ def resolve_tap(tap: str, available: Sequence[str], owner: str) -> str:
             tap = f"{stem}.{len(layers) + layer}"
     if tap in available:
         return tap
-    raise AdapterError(
-        f"{tap!r} is not a tap of {owner}, which has {summarize_taps(available)}. {hint(tap, available)}"
-    )
+    close = nearest(tap, available)
+    missing = f"{tap!r} is not a tap of {owner}, which has {summarize_taps(available)}."
+    raise AdapterError(missing + (f" Nearest: {', '.join(close)}" if close else ""))
 
 
 def summarize_taps(taps: Iterable[str]) -> str:

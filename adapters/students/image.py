@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from xmodal.adapters.encoder import Encoder, Features
@@ -66,9 +65,6 @@ class ImageStudent(Encoder):
             features[output] = network.forward_head(final)
         return features
 
-    def load_line(self, folder: str | PathLike[str]) -> str:
-        return f'timm.create_model("local-dir:{os.fspath(folder)}", pretrained=True)'
-
     def identity(self) -> str:
         return digest(
             weights=self.state_hash(),
@@ -106,6 +102,9 @@ def image(
         crop_pct=1.0,
     )
     _wake_head(network)
+    # Convolutions train nearly twice as fast this way. A student read from its folder stays as its own library has it,
+    # for the two layouts differ by some 3e-6.
+    network.to(memory_format=torch.channels_last)
     return ImageStudent(f"image ({model})", network, classes=bool(num_classes))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from xmodal.adapters import Encoder, create_teacher
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-WORDS = "a the sad happy cat dog red big car in on grass night ##s , . plays sleeps of and under bridge river".split()
+TEXT = "a the sad happy cat dog red big car in on grass night ##s , . plays sleeps of and under bridge river"
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import transformers
 
     folder = tmp_path_factory.mktemp("tiny-bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TEXT.split()]
     tokenizer = transformers.BertTokenizerFast(vocab={word: index for index, word in enumerate(words)})
     torch.manual_seed(0)
     config = transformers.BertConfig(

@@ -48,6 +48,19 @@ def test_a_text_embeds_alone_as_in_a_padded_batch(minilm: Encoder) -> None:
     assert torch.allclose(together, alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_big_batch_of_unlike_lengths_comes_back_in_its_order(tiny_bert: Path, side: str) -> None:
+    teacher = create_teacher("sentence", model=str(tiny_bert))
+    reference = SentenceTransformer(str(tiny_bert), device="cpu")
+    teacher.preprocess.tokenizer.padding_side = reference.tokenizer.padding_side = side
+    words = TEXTS[2].lower().split()
+    texts = [" ".join(words[number % 5 : number % 13]) for number in range(100)]
+    expected = reference.encode(texts, convert_to_tensor=True, batch_size=100)
+    found = teacher.encode(text=texts, taps=["text.embedding", "text.features"], batch_size=100)
+    assert torch.allclose(found["text.embedding"], expected, atol=1e-6)
+    assert torch.allclose(found["text.features"], expected, atol=1e-6)
+
+
 def test_hidden_states_and_attentions_are_those_of_transformers(minilm: Encoder, minilm_folder: Path) -> None:
     import transformers
 
@@ -165,6 +178,9 @@ def test_the_same_files_have_the_same_identity_and_other_weights_or_lengths_anot
         return create_teacher("sentence", model=str(folder)).identity()
 
     first = identity("one")
+    teacher = create_teacher("sentence", model=str(tiny_bert))
+    teacher.encode(text=["a cat", "the dog sleeps"])
+    assert teacher.identity() == first  # a tokenizer remembers how it was last called
     assert identity("two") == first
     assert len({first, identity("three", change=True), identity("four", length=9)}) == 3
 

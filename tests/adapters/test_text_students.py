@@ -55,7 +55,7 @@ def test_every_parameter_of_the_text_student_gets_a_gradient(embed_dim: int | No
 
 
 def test_wrong_sizes_of_a_text_student_are_explained() -> None:
-    with pytest.raises(AdapterError, match="width 30 is not a multiple of student.num_heads 4"):
+    with pytest.raises(AdapterError, match=r"width 30 is not a multiple of student\.num_heads 4"):
         text_student(width=30)
     with pytest.raises(AdapterError, match="max_length 9999 is more than the tokenizer"):
         text_student(max_length=9999)

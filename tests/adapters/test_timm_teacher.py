@@ -43,7 +43,7 @@ def test_taps_are_timms_own_features(model: str) -> None:
     with torch.no_grad():
         found = teacher({"image": images}, teacher.taps())
         final = network.forward_features(images)
-        expected, hidden = network.forward_intermediates(images)
+        _, hidden = network.forward_intermediates(images)
         assert torch.allclose(found["logits"], network(images), atol=1e-6)
         assert torch.allclose(found["image.embedding"], network.forward_head(final, pre_logits=True), atol=1e-6)
     assert found["image.embedding"].shape[1] == teacher.embed_dim
@@ -105,7 +105,13 @@ def test_image_size_sets_transform_and_network(picture: Callable[..., Image.Imag
 
 def by_name(key: str, depths: list[int]) -> str:
     """The published names of EfficientNet-Lite in PyTorch → timm's, by what they say."""
-    head = {"_conv_stem.": "conv_stem.", "_bn0.": "bn1.", "_conv_head.": "conv_head.", "_bn1.": "bn2.", "_fc.": "classifier."}
+    head = {
+        "_conv_stem.": "conv_stem.",
+        "_bn0.": "bn1.",
+        "_conv_head.": "conv_head.",
+        "_bn1.": "bn2.",
+        "_fc.": "classifier.",
+    }
     for old, new in head.items():
         if key.startswith(old):
             return key.replace(old, new)

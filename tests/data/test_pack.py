@@ -270,6 +270,16 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a.b/c.d.txt", "a._x", "a.TXT", "../a.txt", "a\nb.txt", "__a__.txt"])
+def test_a_name_that_would_not_be_read_back_is_not_written(tmp_path, name):
+    key, extension = name.rsplit(".", 1)
+    with ShardWriter(tmp_path) as writer:
+        with pytest.raises(DataError, match="cannot be a member"):
+            writer.add(key, {extension: b"x"})
+        writer.add("good", {"txt": b"x"})
+    assert samples(tmp_path) == {"good": {"txt": b"x"}}
+
+
 def test_long_and_foreign_keys_are_read_back(tmp_path):
     keys = ["ключ/" + "д" * 90, "a" * 240, "b/" * 80 + "c"]
     with ShardWriter(tmp_path) as writer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,11 +62,14 @@ class FakeEncoder(Encoder):
         for parameter in self.maps.parameters():
             parameter.data.normal_(generator=generator)
         self.norm, self.dropout = nn.BatchNorm1d(width), nn.Dropout(0.5)
+        self.norm.running_mean = torch.randn(width, generator=generator)
+        self.norm.running_var = torch.rand(width, generator=generator) + 0.5
 
     def taps(self) -> tuple[str, ...]:
         return tuple(f"{modality}.{what}" for modality in self.modalities for what in ("embedding", "tokens", "raw"))
 
     def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Tensor]:
+        random.random(), np.random.random(), torch.rand(1)  # as a model may, even in eval mode
         features = {}
         for tap in taps:
             modality, what = tap.split(".")
@@ -127,8 +131,11 @@ def make_shard(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def animals() -> list[dict[str, Any]]:
-    """60 pictures of 24 things: some have two or three pictures, none has no text."""
-    return [{"key": f"k{index:02}", "image": index, "text": f"thing number {index * 7 % 24}"} for index in range(60)]
+    """60 pictures of 24 things, with two or three pictures each and names of unlike letters."""
+    return [
+        {"key": f"k{index:02}", "image": index, "text": f"thing called {chr(97 + index * 7 % 24)}"}
+        for index in range(60)
+    ]
 
 
 @pytest.fixture

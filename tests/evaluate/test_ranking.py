@@ -44,6 +44,14 @@ def test_recall_with_ties_is_the_mean_over_every_way_to_break_them(data, k, num,
     np.testing.assert_allclose(hits.within(k).numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("error", [-1e-7, 0.0, 1e-7])
+def test_scores_that_differ_by_rounding_are_tied(error):
+    pool = torch.tensor([[0.6, 0.8], [0.6 + error, 0.8], [0.0, 1.0]])
+    hits = first_hits(torch.tensor([[1.0, 0.0]]), pool, torch.tensor([0]), torch.tensor([0, 1, 2]))
+    assert (hits.recall(1), hits.recall(2)) == (0.5, 1.0)
+    assert neighbor_overlap(pool[[2, 0, 1]], pool[[2, 0, 1]], 1)[0] == 0.5  # either of two, in either space
+
+
 @pytest.mark.parametrize(("pool", "right", "k"), [(20, 1, 10), (240, 3, 10), (1911, 2, 5), (7, 7, 1), (5, 2, 10)])
 def test_chance_is_hypergeometric(pool, right, k):
     expected = 1 - hypergeom.pmf(0, pool, right, min(k, pool))

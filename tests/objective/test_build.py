@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xmodal.adapters.projections import PROJECTIONS
 from xmodal.errors import RecipeError
 from xmodal.losses import LOSSES, loss
-from xmodal.objective import Objective
+from xmodal.objective import BoundTerm, Objective, check_terms
 from xmodal.recipe import Term
 
 TOKENS = {"student": "image.tokens", "teacher": "text.tokens"}
@@ -146,6 +146,15 @@ def test_a_term_with_the_teachers_own_text_projects_the_students_image_alone(mod
     assert list(objective.terms["soft_contrastive"].projections) == ["student/image/embedding"]
 
 
+def test_a_tap_that_is_its_own_teacher_is_projected_on_the_students_side_alone(models, views):
+    term = Term(loss="feature_mse", student="image.tokens", teacher="student:image.tokens", projection="linear")
+    objective = Objective.build([term], {"student": models["student"]}, views)
+    layer = objective.terms["feature_mse"].projections["student/image/tokens"]
+    tokens = torch.randn(5, 3, 6)
+    values = objective({"student": {"image.tokens": tokens}})
+    torch.testing.assert_close(values["feature_mse"], nn.functional.mse_loss(layer(tokens), tokens))
+
+
 def test_a_projection_that_would_map_nothing_is_refused(models, views, make_encoder, embedding_term):
     towers = {"student": ["image.embedding", "image.embedding"], "teacher": ["text.embedding", "text.embedding"]}
     found = mistakes([embedding_term("soft_contrastive", **towers, student_scale=1, teacher_scale=1)], models, views)
@@ -160,11 +169,20 @@ def test_two_towers_of_unequal_width_cannot_be_mended_by_a_projection(models, vi
     assert "add `projection: linear`" in mistakes([kl], only, views)["objective.0.projection"]
 
 
-def test_a_map_is_not_compared_along_the_pictures_width(models, views):
-    for view in views.values():
-        view["map"] = torch.ones(1)
-    found = mistakes([Term(loss="feature_cosine", student="image.map", teacher="text.map")], models, views)
-    assert "use a tap of tokens" in found["objective.0.student"]
+@pytest.mark.parametrize("tap", ["map", "hidden.0"])
+def test_a_map_is_compared_place_by_place_along_its_channels(make_encoder, tap):
+    maps = {"student": torch.randn(2, 8, 3, 5), "teacher": torch.randn(2, 4, 3, 5)}
+    models = {"student": make_encoder("student", "image", 8), "teacher": make_encoder("teacher", "image", 4).freeze()}
+    for name, model in models.items():
+        model.compute = lambda inputs, taps, name=name: dict.fromkeys(taps, maps[name])
+    terms = [Term(loss="feature_cosine", student=f"image.{tap}", teacher=f"image.{tap}", projection="linear")]
+    objective = Objective.build(terms, models, {"student": {}, "teacher": {}})
+    layer = objective.terms["feature_cosine"].projections[f"student/image/{tap.replace('.', '/')}"]
+    # a linear map of the channels is a convolution of one pixel
+    projected = nn.functional.conv2d(maps["student"], layer.weight[:, :, None, None], layer.bias)
+    wanted = 1 - nn.functional.cosine_similarity(projected, maps["teacher"], dim=1).mean()
+    values = objective({name: {f"image.{tap}": tensor} for name, tensor in maps.items()})
+    torch.testing.assert_close(values["feature_cosine"], wanted)
 
 
 def test_what_a_model_says_of_a_tap_it_cannot_give_is_passed_on(models, views):
@@ -220,6 +238,15 @@ def test_projections_start_alike_whatever_the_generators_say_and_apart_by_seed_a
     assert not torch.equal(first, weights(seed=1))
     assert not torch.equal(first, weights(label="other"))
     assert first.std() > 0
+
+
+def test_making_a_projection_consumes_no_random_number(embedding_term):
+    (checked,), _ = check_terms([embedding_term()])
+    term = BoundTerm(checked)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    term.add_projection(checked.student[0], 8, 4, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_repeated_terms_have_projections_of_their_own(models, views, embedding_term):

@@ -13,6 +13,7 @@ import torch
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 WORLD_SIZE = 2
+pytestmark = pytest.mark.xdist_group("ranks")  # one worker starts the processes, once
 
 
 @pytest.fixture(scope="module")

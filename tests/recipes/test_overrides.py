@@ -18,7 +18,11 @@ def changed(base, *overrides):
     [
         ({"train": {"seed": 0}}, "train.seed=1", {"train": {"seed": 1}}),
         ({}, "train.learning_rate=2e-3", {"train": {"learning_rate": 0.002}}),
-        ({"objective": [{"loss": "a"}, {"loss": "b"}]}, "objective.1.weight=2", {"objective": [{"loss": "a"}, {"loss": "b", "weight": 2}]}),
+        (
+            {"objective": [{"loss": "a"}, {"loss": "b"}]},
+            "objective.1.weight=2",
+            {"objective": [{"loss": "a"}, {"loss": "b", "weight": 2}]},
+        ),
         ({"tasks": ["a"]}, "tasks.1=b", {"tasks": ["a", "b"]}),
         ({"objective": [{"loss": "a"}]}, "objective.1.loss=b", {"objective": [{"loss": "a"}, {"loss": "b"}]}),
         ({"data": {"train": "a"}}, "data.train=[b, c]", {"data": {"train": ["b", "c"]}}),

@@ -21,7 +21,6 @@ from xmodal.cli.zoo import zoo
 from xmodal.errors import Interrupted, XmodalError
 
 INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -51,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stop(str(error), INTERRUPTED)
     except XmodalError as error:
         return _stop(str(error), 2)
-    except BrokenPipeError:  # what we write to, such as head, has read enough
+    except BrokenPipeError:  # what we write to, such as head, has read enough: as click does within a command
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return 1
     return code if isinstance(code, int) else 0
 
 

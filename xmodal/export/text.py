@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from xmodal.errors import AdapterError
 from xmodal.export.layout import read_notes, write_json
 from xmodal.export.tensors import write_tensors
 
+_NOT_OURS = ("_name_or_path", "xmodal")  # a path of this machine, and the notes of an earlier save
 _MODULE = "sentence_transformers.models."  # the names that every release since 2.0 reads
 
 
@@ -20,15 +22,15 @@ def write_text(encoder: SentenceEncoder, folder: Path, notes: Mapping[str, Any])
     """Write model, tokenizer, pooling and head; ``notes`` go into ``config.json`` under ``xmodal``."""
     model: Any = encoder.model
     preprocess = encoder.preprocess
-    config = {
-        **model.config.to_dict(),
-        "architectures": [type(model).__name__],
-        "dtype": "float32",
-        "xmodal": dict(notes),
-    }
+    own = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_OURS}
+    config = {**own, "architectures": [type(model).__name__], "dtype": "float32", "xmodal": dict(notes)}
     write_json(folder / "config.json", config)
     write_tensors(model, folder / "model.safetensors")
-    preprocess.tokenizer.save_pretrained(folder)
+    tokenizer = copy.deepcopy(preprocess.tokenizer)
+    if tokenizer.is_fast:  # else the file would hold the padding and truncation of the last call
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder)
     settings: dict[str, Any] = {"max_seq_length": preprocess.max_length, "do_lower_case": False}
     if getattr(model, "pooler", ...) is None:
         settings["model_args"] = {"add_pooling_layer": False}  # else loaders make one, of random numbers

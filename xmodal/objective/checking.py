@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from xmodal.adapters.projections import PROJECTIONS
 from xmodal.errors import Mistake, UnknownNameError
 from xmodal.losses import LOSSES, Loss
@@ -100,6 +102,8 @@ def _check_term(term: Term, path: str, label: str, teachers: Sequence[str]) -> t
     wiring = [*wrong_student, *wrong_teacher, *wrong_mask]
     if "." in label:
         mistakes.append(Mistake(f"{path}.label", f"{label!r} is a name for logs and checkpoints: it may hold no dot"))
+    elif hasattr(nn.ModuleDict, label):
+        mistakes.append(Mistake(f"{path}.label", f"{label!r} is a word that torch keeps for itself; take another"))
     loss, options, learned = None, {}, {}
     try:
         loss = LOSSES[term.loss]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xmodal.adapters.encoder import Encoder, Features
 from xmodal.errors import AdapterError, Mistake, XmodalError
 from xmodal.objective.checking import CheckedTerm, model_path
+from xmodal.objective.layout import arrange
 from xmodal.objective.references import STUDENT, Reference
 from xmodal.objective.term import BoundTerm
 from xmodal.objective.widths import plan_projections
@@ -111,7 +112,10 @@ def _try_term(
 ) -> tuple[BoundTerm | None, list[Mistake]]:
     if entry.loss is None or not entry.wired:
         return None, []
-    shapes = {(model, tap): tensor.shape for model, taps in features.items() for tap, tensor in taps.items()}
+    pairs = zip(entry.loss.inputs, entry.references, strict=True)
+    shapes = {ref: arrange(given, ref, features[ref.model][ref.tap]).shape for given, ref in pairs}
+    if entry.mask is not None:
+        shapes[entry.mask] = features[entry.mask.model][entry.mask.tap].shape
     plan, mistakes = plan_projections(entry, entry.loss, shapes)
     if mistakes or not entry.sound:
         return None, mistakes

@@ -13,8 +13,9 @@ from xmodal.adapters.encoder import Features
 from xmodal.adapters.projections import PROJECTIONS
 from xmodal.data.hashing import stable_hash
 from xmodal.errors import RunError
-from xmodal.losses import Loss
+from xmodal.losses import Input, Loss
 from xmodal.objective.checking import CheckedTerm
+from xmodal.objective.layout import arrange, may_move
 from xmodal.objective.references import STUDENT, Reference
 
 
@@ -49,7 +50,8 @@ class BoundTerm(nn.Module):
         """The loss's mean over its items, unweighted."""
         if self.checked.projection is not None and not self.projections:
             raise RunError("a term with a projection needs widths: make the objective with Objective.build")
-        inputs = [self._input(features, reference) for reference in self.checked.references]
+        pairs = zip(self.loss.inputs, self.checked.references, strict=True)
+        inputs = [self._input(given, reference, features) for given, reference in pairs]
         keywords = {**self.checked.options, **self._scales()}
         if self.checked.mask is not None:
             keywords["mask"] = valid(features, self.checked.mask)
@@ -57,14 +59,14 @@ class BoundTerm(nn.Module):
             keywords["group"] = group
         return self.loss.function(*inputs, **keywords)
 
-    def _input(self, features: Mapping[str, Features], reference: Reference) -> Tensor:
-        feature = features[reference.model][reference.tap]
+    def _input(self, given: Input, reference: Reference, features: Mapping[str, Features]) -> Tensor:
+        feature = arrange(given, reference, features[reference.model][reference.tap])
         if reference.model != STUDENT:
             # Only the student is taught, but a map on a teacher's features may learn: so cut here, not behind it.
             # Tensors made under inference_mode cannot take part in a backward pass; a copy of one can.
             feature = feature.clone() if feature.is_inference() else feature.detach()
         key = _key(reference)
-        if key not in self.projections:
+        if key not in self.projections or not may_move(given, reference, self.checked.side):
             return feature
         projection = self.projections[key]
         parameter = next(projection.parameters(), None)

@@ -9,31 +9,31 @@ from torch import Size
 from xmodal.errors import Mistake
 from xmodal.losses import Input, Loss
 from xmodal.objective.checking import CheckedTerm
-from xmodal.objective.references import STUDENT, Reference
+from xmodal.objective.layout import is_variadic, may_move
+from xmodal.objective.references import Reference
 
-Shapes = Mapping[tuple[str, str], Size]
-"""(model, tap) → shape of the tap on a real batch."""
 Plan = dict[Reference, tuple[int, int]]
 """Reference → widths before and after its projection."""
 
 
-def plan_projections(entry: CheckedTerm, loss: Loss, shapes: Shapes) -> tuple[Plan, list[Mistake]]:
+def plan_projections(entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]) -> tuple[Plan, list[Mistake]]:
     """The projections that a term needs, and what none can mend.
 
     Inputs whose annotations share the name of the last axis must be equally wide. Those that may move are the student's
     (``side: teacher``: the other models'), unless the loss cuts their gradient; they move to the width of the rest.
+    ``shapes`` are those of the taps on a real batch, as the loss gets them.
     """
     pairs = list(zip(loss.inputs, entry.references, strict=True))
-    mistakes = [m for given, ref in pairs if (m := _check_rank(loss, given, ref, shapes[ref.model, ref.tap]))]
+    mistakes = [m for given, ref in pairs if (m := _check_rank(loss, given, ref, shapes[ref]))]
     mistakes.extend(_check_mask(entry, shapes))
     if mistakes:
         return {}, mistakes
     plan: Plan = {}
     for axis in dict.fromkeys(given.width for given in loss.inputs):
         group = [(given, ref) for given, ref in pairs if given.width == axis]
-        moving = [ref for given, ref in group if _may_move(given, ref, entry.side)]
-        fixed = [ref for given, ref in group if not _may_move(given, ref, entry.side)]
-        width = {ref: shapes[ref.model, ref.tap][-1] for _, ref in group}
+        moving = [ref for given, ref in group if may_move(given, ref, entry.side)]
+        fixed = [ref for given, ref in group if not may_move(given, ref, entry.side)]
+        width = {ref: shapes[ref][-1] for _, ref in group}
         wanted = {width[ref] for ref in fixed}
         if entry.projection is not None and moving and len(wanted) == 1:
             target = wanted.pop()
@@ -46,31 +46,21 @@ def plan_projections(entry: CheckedTerm, loss: Loss, shapes: Shapes) -> tuple[Pl
     return plan, mistakes
 
 
-def _may_move(given: Input, reference: Reference, side: str) -> bool:
-    return not given.detached and (reference.model == STUDENT) == (side == "student")
-
-
 def _check_rank(loss: Loss, given: Input, reference: Reference, shape: Size) -> Mistake | None:
-    """A tap of the wrong number of axes: a map where rows are wanted would be compared along the picture's width."""
-    axes = given.axes
-    variadic = not axes or any(axis.startswith("*") or axis == "..." for axis in axes)
-    is_map = reference.tap.rpartition(".")[2] == "map"
-    if (variadic and not (is_map and axes)) or (not variadic and len(shape) == len(axes)):
+    """A tap of another number of axes than the loss takes."""
+    if not given.axes or is_variadic(given) or len(shape) == len(given.axes):
         return None
-    wanted = f"[{', '.join(axis.lstrip('*') for axis in axes)}]"
-    return Mistake(
-        reference.path,
-        f"{reference} is {list(shape)} on this batch, and {loss.name} takes {wanted}; "
-        + ("use a tap of tokens, such as image.tokens" if variadic else "use a pooled tap, such as image.embedding"),
-    )
+    wanted = f"[{', '.join(given.axes)}]"
+    mend = "; use a pooled tap, such as image.embedding" if len(given.axes) == 2 else ""
+    return Mistake(reference.path, f"{reference} is {list(shape)} on this batch; {loss.name} takes {wanted}{mend}")
 
 
-def _check_mask(entry: CheckedTerm, shapes: Shapes) -> list[Mistake]:
+def _check_mask(entry: CheckedTerm, shapes: Mapping[Reference, Size]) -> list[Mistake]:
     """A mask has an entry for each item of the first input."""
     if entry.mask is None:
         return []
     masked = entry.references[0]
-    given, wanted = (list(shapes[ref.model, ref.tap]) for ref in (entry.mask, masked))
+    given, wanted = list(shapes[entry.mask]), list(shapes[masked])
     if given == wanted[:-1]:
         return []
     why = f"a mask has one entry an item: {wanted[:-1]} for {masked}; {entry.mask} is {given} on this batch"

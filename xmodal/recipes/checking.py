@@ -152,10 +152,11 @@ def _term(entry: Any) -> Term | None:
 def _of_parts(accumulate: Any, terms: Sequence[CheckedTerm]) -> Iterator[Mistake]:
     relational = [term.loss.name for term in terms if term.loss is not None and term.loss.kind == "relational"]
     if isinstance(accumulate, int) and accumulate > 1 and relational:
+        names = ", ".join(dict.fromkeys(relational))
         yield Mistake(
             "train.accumulate",
-            f"is {accumulate}, but {', '.join(dict.fromkeys(relational))} compares all samples of a batch with each "
-            "other, and a part of a batch does not hold them. Use accumulate: 1 and a smaller batch_size, or per-item losses only.",
+            f"is {accumulate}, but {names} compares all samples of a batch with one another, "
+            "which a part of it does not hold. Use accumulate: 1 and a smaller batch_size, or per-item losses only.",
         )
 
 

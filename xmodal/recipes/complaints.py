@@ -32,7 +32,6 @@ _NOUNS: dict[Any, str] = {
     float: "a number",
     str: "a text",
     bool: "true or false",
-    type(None): "null",
     list[str]: "a list of texts",
     tuple[float, float]: "two numbers in brackets",
 }
@@ -52,7 +51,7 @@ def mistakes_of(error: ValidationError, model: type[BaseModel], given: Any) -> l
 def _message(item: Any, path: tuple[str, ...], field: _Place, model: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         return f"no such key. {nearest_key(path, model)}"
-    if item["type"] == "missing":
+    if item["type"] == "missing" and item["loc"][-1] == path[-1]:
         example = (
             "student: image.embedding"
             if path[:1] == ("objective",) and path[-1] == "student"
@@ -86,6 +85,8 @@ def _locate(location: tuple[int | str, ...], model: type[BaseModel], given: Any)
         elif isinstance(value, Mapping) and part in value:
             inner = [get_args(branch)[1] for branch in _branches(place.annotation) if get_origin(branch) is dict]
             place = _Place(inner[0] if inner else Any)
+        elif any(get_origin(branch) is tuple for branch in _branches(place.annotation)):
+            break  # two numbers are one value
         elif isinstance(value, (list, tuple)) and isinstance(part, int):
             inner = [get_args(branch)[0] for branch in _branches(place.annotation) if get_args(branch)]
             place = _Place(inner[0] if inner else Any)
@@ -119,9 +120,16 @@ def describe(annotation: Any, info: FieldInfo | None = None) -> str:
     """
     if info is not None and info.description and any(hasattr(limit, "pattern") for limit in info.metadata):
         return info.description
-    words = [word for branch in _branches(annotation) for word in _words(branch)]
-    joined = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-    return joined + _bounds(info)
+    branches = _branches(annotation)
+    words = [word for branch in branches if branch is not type(None) for word in _words(branch)]
+    bounded = _any_of(words) + _bounds(info)
+    if type(None) not in branches:
+        return bounded
+    return f"{bounded}, or null" if _bounds(info) else _any_of([*words, "null"])
+
+
+def _any_of(words: Sequence[str]) -> str:
+    return " or ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
 def _words(branch: Any) -> list[str]:
@@ -136,11 +144,8 @@ def _words(branch: Any) -> list[str]:
         inner = get_args(branch)[1]
         return ["a mapping" if inner is Any else f"a mapping from names to {describe(inner)}"]
     if get_origin(branch) is not None and issubclass(get_origin(branch), Sequence):
-        return [
-            f"a list of {len(get_args(branch))}"
-            if get_origin(branch) is tuple and ... not in get_args(branch)
-            else "a list"
-        ]
+        of_mappings = any(is_model(member) or get_origin(member) is dict for member in get_args(branch))
+        return ["a list of mappings" if of_mappings else "a list"]
     return [getattr(branch, "__name__", str(branch))]
 
 

@@ -44,6 +44,7 @@ def load_recipe(
     if isinstance(source, Recipe) and not overrides:
         return source
     raw, label, name = _read(source)
+    raw.setdefault("scheme", Recipe.model_fields["scheme"].default)  # so that an override may give it an option
     changed, mistakes = apply_overrides(raw, overrides)
     if name and not changed.get("name"):
         changed = {"name": name, **{key: value for key, value in changed.items() if key != "name"}}

@@ -28,6 +28,7 @@ def print_title(console: Console, whole: Recipe, stage: Recipe, parts: Parts) ->
         f"[bold]{whole.name}[/bold]   {arrow}{_describe(parts.student)}   {samples} samples, "
         f"batch {stage.train.batch_size}, {length}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -73,11 +73,12 @@ class ProgressBar:
         if step == self._num_steps or now - self._shown >= _SECONDS_BETWEEN_LINES:
             self._shown = now
             shown = "  ".join(f"{label} {value:.3g}" for label, value in terms.items())
-            left = (self._num_steps - step) * meter.seconds / max(1, step)
+            minutes, seconds = divmod(round((self._num_steps - step) * meter.seconds / max(1, step)), 60)
             self._console.print(
                 f"{self._title} {step}/{self._num_steps}  {shown}  {rate:.0f}/s  data wait {wait:.0%}  "
-                f"{left // 60:.0f}:{left % 60:02.0f} left",
+                f"{minutes}:{seconds:02} left",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def __enter__(self) -> Self:

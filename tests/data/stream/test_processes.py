@@ -28,8 +28,16 @@ def test_a_killed_worker_is_an_error_where_the_next_batch_is_asked_for(shards, m
     assert multiprocessing.active_children() == []
 
 
+def test_ctrl_c_leaves_the_workers_to_the_process_that_started_them(shards, make, flat, uninterrupted):
+    batches = iter(make(shards, num_workers=2))
+    next(batches), next(batches)  # both workers are at work
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGINT)
+    assert [flat(next(batches)) for _ in range(8)] == uninterrupted[2:10]
+
+
 SCRIPT = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys
 import numpy, torch
 from xmodal.data.stream import TrainStream
 
@@ -40,6 +48,7 @@ class Pixels:
     def collate(self, items):
         return {"pixels": torch.stack([item["pixels"] for item in items])}
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
 batches = iter(TrainStream(sys.argv[1], preprocess={"m": Pixels()}, batch_size=8, image_size=12, num_workers=2))
 next(batches)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -64,11 +73,11 @@ def test_no_worker_outlives_its_run(shards, by):
         os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to every process of the group
     else:
         run.kill()
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate(timeout=300)
     if by == "Ctrl-C":
-        assert errors.count("Traceback") == 1  # the main process's own KeyboardInterrupt and nothing of the workers
+        assert errors.count("KeyboardInterrupt") == 1  # the main process's own; workers leave the decision to it
         assert errors.rstrip().endswith("KeyboardInterrupt")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(map(is_running, workers)):
         time.sleep(0.1)
     assert not any(map(is_running, workers))
