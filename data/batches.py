@@ -89,7 +89,7 @@ class TrainBatches(_Batches):
                 return self._decode(sample, view)
             except SampleError as error:
                 reason = str(error)
-                if attempt == 0:  # a broken replacement is named at its own position
+                if True:  # a broken replacement is named at its own position
                     bad.append(BadSample(error.key, error.shard, error.reason, position))
         raise DataError(
             f"Slot {slot} has no sample that can be decoded ({attempts} tried). The last: {reason}. "

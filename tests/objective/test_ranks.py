@@ -28,7 +28,11 @@ def ranks(tmp_path_factory):
         )
         for rank in range(WORLD_SIZE)
     ]
-    errors = [process.communicate(timeout=180)[1] for process in processes]
+    try:  # generous: on a busy machine, importing torch alone can take a minute
+        errors = [process.communicate(timeout=400)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0] * WORLD_SIZE, "\n".join(errors)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
 

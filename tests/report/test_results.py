@@ -109,4 +109,6 @@ def test_a_run_without_a_teacher_says_so(report, contents):
     summary = contents.summary() | {"teachers": {}}
     recipe = contents.recipe(None)
     del recipe["teacher"]
-    assert "was trained without a teacher" in report(summary=summary, recipe=recipe).one(id="models").text
+    models = report(summary=summary, recipe=recipe).one(id="models")
+    assert "was trained without a teacher" in models.text
+    assert models.one("h2").text == "What was trained"

@@ -125,15 +125,20 @@ def percent(value: Any) -> str:
 
 
 def measured(value: Any) -> str:
-    """A metric: three decimals, which is what evaluation pools of some hundreds resolve.
+    """A metric: three decimals, more where they would make it look like exactly 0 or 1, which it is not.
 
-    >>> measured(0.91249), measured(12.5), measured(None)
-    ('0.912', '12.5', '—')
+    >>> measured(0.91249), measured(0.99955), measured(0.00004), measured(1), measured(12.5), measured(None)
+    ('0.912', '0.9996', '0.00004', '1.000', '12.5', '—')
     """
     number = finite(value)
     if number is None:
         return UNKNOWN
-    return _minus(f"{number:.3f}") if abs(number) <= 1 else significant(number, 4)
+    if abs(number) > 1:
+        return significant(number, 4)
+    digits = 3
+    while digits < 9 and abs(number) not in (0, 1) and abs(round(number, digits)) in (0, 1):
+        digits += 1
+    return _minus(f"{number:.{digits}f}")
 
 
 def signed(value: Any) -> str:

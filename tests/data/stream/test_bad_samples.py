@@ -34,6 +34,18 @@ def test_a_broken_sample_is_replaced_by_the_next_of_its_slot_and_named_once(
     assert [json.loads(line) for line in path.read_text().splitlines()] == lines
 
 
+def test_broken_neighbours_are_counted_once_each_at_their_own_positions(tmp_path, make, take, write):
+    shards = write(tmp_path / "half", [16], set(range(0, 16, 2)))
+    path = tmp_path / "bad_samples.jsonl"
+    stream = make(shards, batch_size=4, slots=1, max_bad_fraction=1, bad_samples=path)
+    take(stream, 4)  # an epoch
+    assert stream.num_bad == 8
+    planned = [open_shards(shards).key(stream.plan.sample(position)[0]) for position in range(16)]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [planned[line["position"]] for line in lines] == [line["key"] for line in lines]
+    assert len(lines) == 8
+
+
 def test_too_many_broken_samples_stop_the_run_with_the_last_one_named(broken_shards, tmp_path, make, take):
     path = tmp_path / "bad_samples.jsonl"
     stream = make(broken_shards, max_bad_fraction=0.01, bad_samples=path)
