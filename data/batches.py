@@ -89,7 +89,7 @@ class TrainBatches(_Batches):
                 return self._decode(sample, view)
             except SampleError as error:
                 reason = str(error)
-                if True:  # a broken replacement is named at its own position
+                if attempt == 0:  # a broken replacement is named at its own position
                     bad.append(BadSample(error.key, error.shard, error.reason, position))
         raise DataError(
             f"Slot {slot} has no sample that can be decoded ({attempts} tried). The last: {reason}. "
@@ -123,7 +123,7 @@ class EvalBatches(_Batches):
         for row in rows:
             try:
                 samples.append(decode(self.shards.read(row), fields=fields_of(self.preprocess), text=self.text))
-            except SampleError as error:  # noqa: PERF203
+            except SampleError as error:
                 loaded.bad.append(BadSample(error.key, error.shard, error.reason, row))
         loaded.batch = assemble(samples, self.preprocess) if samples else None
         return loaded

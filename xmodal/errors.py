@@ -40,7 +40,7 @@ class RunError(XmodalError):
     """A run folder, checkpoint or training state that cannot be used as asked."""
 
 
-class Interrupted(XmodalError):
+class Interrupted(XmodalError):  # noqa: N818  it is not an error
     """The user stopped a run; it was saved, and the message says how to go on."""
 
 

@@ -117,7 +117,7 @@ def build_stream(
     world: World | None = None,
     bad_samples: Path | None = None,
 ) -> TrainStream:
-    """The training stream of a recipe, with each model's own preprocessing; ``world`` says which part is this rank's."""
+    """The training stream of a recipe, preprocessed for each model; ``world`` says which part is this rank's."""
     data = recipe.data
     return TrainStream(
         shards,
