@@ -33,7 +33,10 @@ def test_a_run_folder_is_evaluated_with_the_teacher_that_its_student_records(stu
         found = evaluate(place, shards, tasks=list(TASKS), gallery=2)
         assert found.metrics["data"] == pytest.approx(expected.metrics["data"], abs=1e-6)
     hits = search("thing called h", student=folder.parent, data=shards, count=3)
-    assert hits == search("thing called h", student=student, data=shards, teachers={"teacher": teacher}, count=3)
+    again = search("thing called h", student=student, data=shards, teachers={"teacher": teacher}, count=3)
+    assert [(hit.key, hit.text) for hit in hits] == [(hit.key, hit.text) for hit in again]
+    # memory of another alignment sums in another order: the last bit may differ
+    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in again], abs=1e-6)
 
 
 def test_a_two_tower_student_reads_its_own_texts(make_shard, animals):

@@ -99,7 +99,7 @@ def _replaceable(folder: Path) -> bool:
 
 
 def _swap(new: Path, folder: Path) -> None:
-    """Put ``new`` in the place of ``folder``: a reader finds the old one or the new one, never a mixture."""
+    """Put ``new`` in the place of ``folder``: a reader finds the old one, the new one or, between two renames, none."""
     if not folder.exists():
         os.rename(new, folder)
         return
