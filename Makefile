@@ -15,6 +15,7 @@ quickstart: $(VENV)/.quickstart  ## install, then distil a text teacher into an 
 	@if [ -f $(RUN)/summary.json ]; then echo "$(RUN) is finished; for another run: make quickstart RUN=runs/another"; \
 	elif [ -d $(RUN) ]; then $(BIN)/xmodal distill emoji-text-to-image --out $(RUN) --resume; \
 	else $(BIN)/xmodal distill emoji-text-to-image --out $(RUN); fi
+	@echo "first     source $(BIN)/activate        (the commands above are installed there)"
 
 test: $(VENV)/.dev  ## install everything and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu" $(ARGS)

@@ -281,7 +281,7 @@ def _resolve(
     resolved = load_recipe(source, overrides)
     mistakes = check(resolved)
     if mistakes:
-        raise RecipeError(mistakes, str(recipe) if isinstance(recipe, str | Path) else "recipe")
+        raise RecipeError(mistakes, f"recipe {recipe}" if isinstance(recipe, str | Path) else "recipe")
     return resolved, given
 
 

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from xmodal.adapters.encoder import Encoder
     from xmodal.train.build import Parts
 
-_SHOWN = ("text_to_image_recall@1", "text_to_image_recall@10", "zero_shot_top1", "teacher_agreement")
+_SHOWN = {
+    "text_to_image_recall@1": "recall@1",
+    "text_to_image_recall@10": "recall@10",
+    "zero_shot_top1": "zero-shot top1",
+    "teacher_agreement": "agreement",
+}
+"""Metric → the heading of its column; recall is text to image."""
 
 
 def print_title(console: Console, whole: Recipe, stage: Recipe, parts: Parts) -> None:
@@ -51,23 +57,24 @@ def print_outcome(console: Console, folder: RunFolder, summary: Mapping[str, Any
     shown = [name for name in _SHOWN if any(name in split for split in summary["metrics"].values())]
     if shown:
         table = Table(box=None, pad_edge=False, padding=(0, 2))
-        table.add_column("")
+        table.add_column("", no_wrap=True)
+        compared = {name for name in shown if any(name in split for split in baseline.values())}
         for name in shown:
-            table.add_column(name, justify="right")
-            if baseline:
-                table.add_column("without teacher", justify="right", style="dim")
+            table.add_column(_SHOWN[name], justify="right", no_wrap=True)
+            if name in compared:
+                table.add_column("without", justify="right", style="dim", no_wrap=True)
         for split, metrics in summary["metrics"].items():
             row = [f"  {split}"]
             for name in shown:
                 row.append(_number(metrics.get(name)))
-                if baseline:
+                if name in compared:
                     row.append(_number(baseline.get(split, {}).get(name, {}).get("mean")))
             table.add_row(*row)
         console.print(table)
         if baseline:
             runs = next((figure["runs"] for split in baseline.values() for figure in split.values()), 0)
-            note = f"without teacher: recipe {summary['baseline']['recipe']}, mean of {runs} seeds"
-            console.print(f"  {note}", style="dim", highlight=False)
+            note = f"without a teacher: recipe {summary['baseline']['recipe']}, mean of {runs} seeds"
+            console.print(f"  {note}", style="dim", highlight=False, soft_wrap=True)
     run = folder.path
     console.print(f"student   {folder.student}   ({summary['student']['load']})", highlight=False, soft_wrap=True)
     console.print(f"report    {folder.report}", highlight=False, soft_wrap=True)
