@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,9 @@ import xmodal
 from xmodal.adapters.encoder import Encoder
 from xmodal.errors import Interrupted, RecipeError, RunError
 from xmodal.evaluate import Evaluation, evaluate
-from xmodal.export import load_student, save_student
+from xmodal.export import load_student, save_student, write_card
 from xmodal.export.loading import load_line
+from xmodal.objective import Objective
 from xmodal.recipe import Recipe, Shards, Spec
 from xmodal.recipes import check, load_recipe, stages
 from xmodal.recipes.measured import measured_figures
@@ -34,6 +35,7 @@ from xmodal.train.folder import RunFolder, write_json
 from xmodal.train.loop import Loop, Metrics, Stage
 from xmodal.train.measure import describe_model
 from xmodal.train.outcome import print_outcome, print_plan, print_title
+from xmodal.train.progress import Meter
 from xmodal.train.space import embedding_space
 
 logger = logging.getLogger("xmodal")
@@ -89,17 +91,18 @@ def distill(
     resolved, given = _resolve(recipe, overrides, teacher, teachers, student, data, objective, train)
     folder = RunFolder(out)
     world = join(resolved.train.device)
-    if resume:
-        folder.reopen(resolved)
-        if folder.is_finished:
-            console.print(f"{folder.path} is finished: nothing to resume.", highlight=False)
-            return finished_run(folder)
-    elif world.is_main:
-        folder.create(resolved)
-    world.barrier()
     try:
-        with _log_to(folder):
-            return _Distillation(resolved, given, folder, world, console).run(resume)
+        with folder.in_use() if world.is_main else nullcontext():
+            if resume:
+                folder.reopen(resolved)
+                if folder.is_finished:
+                    console.print(f"{folder.path} is finished: nothing to resume.", highlight=False)
+                    return finished_run(folder)
+            elif world.is_main:
+                folder.create(resolved)
+            world.barrier()
+            with _log_to(folder):
+                return _Distillation(resolved, given, folder, world, console).run(resume)
     except Interrupted as stopped:
         raise Interrupted(f"{stopped} Go on with the same command and --resume (out: {folder.path}).") from None
 
@@ -132,7 +135,8 @@ class _Distillation:
         at = self.folder.latest() if resume else None
         if self.world.is_main:
             write_json(self.folder.environment, describe_environment(self.world))
-        before: Encoder | None = None
+        before: tuple[Encoder, Objective] | None = None
+        meter = Meter()
         for number, recipe in enumerate(self.stages):
             if at is not None and number < at.stage:
                 continue
@@ -141,22 +145,23 @@ class _Distillation:
             if number == (at.stage if at else 0):
                 print_title(self.console, self.recipe, recipe, parts)
             scheme = build_scheme(recipe, parts, self.world)
-            stage = self._stage(number, recipe, parts, scheme)
+            stage = self._stage(number, recipe, parts, scheme, meter)
             if at is not None and number == at.stage:
                 stage.load_state_dict(load_checkpoint(self.folder.checkpoints, at))
                 stage.done = at.step
                 self.console.print(f"resumed at step {at.step} of {stage.num_steps}", highlight=False)
-            loop = Loop(self.folder, self.world, self.console, partial(self._metrics, recipe, parts))
+            loop = Loop(self.folder, self.world, self.console, partial(self._metrics, recipe, parts), len(self.stages))
             loop.run(stage)
-            before = next(iter(scheme.students.values()))
+            before, meter = (next(iter(scheme.students.values())), parts.objective), stage.meter
             if len(self.stages) > 1:  # teachers that stay the same are not loaded again
                 self._keep_teachers(number, parts)
+        meter.bad_samples = self.world.total(meter.bad_samples)
         if self.world.is_main:
             self._finish(recipe, parts, stage)
         self.world.barrier()
         return finished_run(self.folder)
 
-    def _stage(self, number: int, recipe: Recipe, parts: Parts, scheme: Scheme) -> Stage:
+    def _stage(self, number: int, recipe: Recipe, parts: Parts, scheme: Scheme, meter: Meter) -> Stage:
         models = {"student": parts.student, **parts.teachers}
         stream = build_stream(
             recipe,
@@ -164,9 +169,9 @@ class _Distillation:
             parts.shards,
             num_workers=recipe.data.num_workers,
             world=self.world,
-            bad_samples=self.folder.bad_samples if self.world.is_main else None,
+            bad_samples=self.folder.bad_samples,
         )
-        return Stage(number, scheme, stream, recipe.train, parts.num_steps)
+        return Stage(number, scheme, stream, recipe.train, parts.num_steps, meter=meter)
 
     def _keep_teachers(self, number: int, parts: Parts) -> None:
         here, following = self.stages[number].all_teachers(), self.stages[number + 1 : number + 2]
@@ -209,11 +214,12 @@ class _Distillation:
 
     def _finish(self, recipe: Recipe, parts: Parts, stage: Stage) -> None:
         student = next(iter(stage.scheme.students.values()))
+        save_student(student, self.folder.student, self._metadata(recipe, parts))  # first of all: measuring may fail
         evaluation = self._evaluate(recipe, parts, stage.scheme, gallery=_GALLERY_QUERIES)
         metrics = evaluation.metrics if evaluation else {}
         baseline = measured_figures(self.recipe.baseline) if self.recipe.baseline else {}
         means = {split: {name: figure["mean"] for name, figure in entry.items()} for split, entry in baseline.items()}
-        save_student(student, self.folder.student, self._metadata(recipe, parts), metrics=metrics, baseline=means)
+        write_card(self.folder.student, metrics=metrics, baseline=means)
         write_json(self.folder.evaluation, metrics)
         write_json(self.folder.gallery, evaluation.gallery if evaluation else [])
         meter = stage.meter
@@ -226,13 +232,13 @@ class _Distillation:
                 "load": load_line(self.folder.student),
             },
             "training": {
-                "steps": stage.num_steps,
+                "steps": meter.steps,
                 "samples": meter.samples,
                 "seconds": round(meter.seconds, 2),
                 "samples_per_second": round(meter.samples_per_second, 2),
                 "data_wait": round(meter.data_wait, 4),
-                "skipped_steps": stage.skipped_steps,
-                "bad_samples": stage.stream.num_bad,
+                "skipped_steps": meter.skipped_steps,
+                "bad_samples": meter.bad_samples,
             },
             "data": recipe.data.model_dump(mode="json", include={"train", "val"}),
             "metrics": metrics,
@@ -286,6 +292,8 @@ def _resolve(
 
 
 def _spec(model: Model) -> dict[str, Any]:
+    if isinstance(model, Encoder) and model.frozen and model.spec:
+        return dict(model.spec)  # made by create_teacher: others can make it again
     if isinstance(model, Encoder):
         return {"name": GIVEN, "type": type(model).__qualname__, "identity": model.identity()}
     if isinstance(model, Spec):

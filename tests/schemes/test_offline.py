@@ -87,6 +87,20 @@ def test_a_gradient_that_is_not_finite_is_a_skipped_step_too(make_scheme, batch)
     assert scheme.trainee.student.state_hash() == before
 
 
+def test_in_float16_a_gradient_that_overflows_is_a_skipped_step_like_any_other(make_scheme, batch):
+    scheme = make_scheme(EMBEDDING, norm=True, ema=0.9, precision="float16")
+    scheme.step(batch, 1.0)
+    handle = scheme.trainee.student.model[0].weight.register_hook(lambda gradient: gradient * math.inf)
+    before = {name: tensor.clone() for name, tensor in scheme.trainee.state_dict().items()}
+    average, scale, taken = scheme.average.state_hash(), scheme.scaler.get_scale(), scheme.steps_taken
+    assert scheme.step(batch, 1.0).skipped == ("gradient",)
+    torch.testing.assert_close(dict(scheme.trainee.state_dict()), before, rtol=0, atol=0)
+    assert (scheme.average.state_hash(), scheme.steps_taken) == (average, taken)
+    assert scheme.scaler.get_scale() == scale / 2
+    handle.remove()
+    assert scheme.step(batch, 1.0).skipped == ()
+
+
 def test_gradients_are_clipped_to_the_global_norm(make_scheme, batch):
     scheme = make_scheme(EMBEDDING, clip_grad=1e-3)
     result = scheme.step(batch, 1.0)

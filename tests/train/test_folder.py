@@ -2,6 +2,7 @@ import pytest
 
 from xmodal.errors import RunError
 from xmodal.recipe import Recipe
+from xmodal.train.checkpoint import Place, save_checkpoint
 from xmodal.train.folder import RunFolder
 
 RECIPE = {
@@ -47,3 +48,37 @@ def test_settings_that_change_nothing_learned_may_change(tmp_path, change):
     folder = RunFolder(tmp_path / "run")
     folder.create(recipe())
     folder.reopen(recipe(**change))
+
+
+def test_a_folder_that_another_process_holds_is_in_use(tmp_path):
+    with (
+        RunFolder(tmp_path / "run").in_use(),
+        pytest.raises(RunError, match="in use"),
+        RunFolder(tmp_path / "run").in_use(),
+    ):
+        pass
+    with RunFolder(tmp_path / "run").in_use():
+        RunFolder(tmp_path / "run").create(recipe())
+
+
+def test_what_a_run_left_before_its_first_checkpoint_is_in_nobodys_way(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(recipe(seed=1))
+    folder.log.write_text("the teacher was not found")
+    (folder.checkpoints / ".stage-0-step-00000001.partial").mkdir(parents=True)
+    folder.create(recipe(seed=2))
+    assert "seed: 2" in folder.recipe.read_text()
+    assert not folder.log.exists()
+
+
+def test_a_run_with_a_checkpoint_or_another_file_is_not_taken_for_a_false_start(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(recipe())
+    save_checkpoint(folder.checkpoints, Place(0, 1), {"x": 1}, keep=1)
+    with pytest.raises(RunError, match="not empty"):
+        folder.create(recipe())
+    other = RunFolder(tmp_path / "other")
+    other.create(recipe())
+    (other.path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        other.create(recipe())

@@ -11,6 +11,7 @@ import torch
 
 from xmodal.adapters.encoder import Encoder
 from xmodal.errors import EvaluationError
+from xmodal.recipes.models import GIVEN
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class Space:
         from xmodal.adapters import create_teacher
 
         options = dict(recorded["teacher"])
+        if options["name"] == GIVEN:
+            raise EvaluationError(
+                f"The teacher of {self.student.name} was an object handed over in Python, so nothing can make it again "
+                f"to embed {needed_for}. Pass it: evaluate(..., teachers={{'teacher': encoder}})."
+            )
         teacher = create_teacher(options.pop("name"), **options)
         return teacher.to(next(self.student.parameters()).device)
 

@@ -21,6 +21,8 @@ from xmodal.train.ema import make_average, update_average
 from xmodal.train.optimizer import make_optimizer, set_learning_rate
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Low, so that finding the scale at which gradients fit into float16 does not look like a training that broke; it grows.
+_FIRST_LOSS_SCALE = 256.0
 
 
 class Trainee(nn.Module):
@@ -65,7 +67,9 @@ class Offline(Scheme):
             student.compile()
         self.average = make_average(student) if settings.ema is not None else None
         self.optimizer = make_optimizer(self.trainee, settings)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.precision is torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            world.device.type, init_scale=_FIRST_LOSS_SCALE, enabled=self.precision is torch.float16
+        )
         self.steps_taken = 0
         self.parallel: nn.Module = self.trainee
         if world.size > 1:
@@ -107,14 +111,14 @@ class Offline(Scheme):
         grad_norm = nn.utils.clip_grad_norm_(self.trainee.parameters(), limit)
         loss = self.trainee.objective.total(terms)
         skipped = tuple(label for label, value in terms.items() if not bool(torch.isfinite(value)))
-        if not skipped and not bool(torch.isfinite(grad_norm)) and not self.scaler.is_enabled():
+        if not skipped and not bool(torch.isfinite(grad_norm)):
             skipped = ("gradient",)
         if not skipped:
             self.scaler.step(self.optimizer)
             self.steps_taken += 1
             if self.average is not None and self.settings.ema is not None:
                 update_average(self.average, self.trainee.student, self.settings.ema, self.steps_taken)
-        self.scaler.update()
+        self.scaler.update()  # in float16 a skipped step also halves the loss's scale
         return StepResult(loss, terms, grad_norm.detach(), skipped)
 
     def _teach(self, part: Batch) -> dict[str, Features]:

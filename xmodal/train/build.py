@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xmodal.adapters import STUDENTS, create_student, create_teacher
 from xmodal.adapters.encoder import Encoder
@@ -75,24 +76,27 @@ def student_options(recipe: Recipe, teachers: Mapping[str, Encoder]) -> dict[str
 def build_student(recipe: Recipe, teachers: Mapping[str, Encoder], given: Mapping[str, Encoder]) -> Encoder:
     """The student of a recipe, or the one in ``given``."""
     if "student" in given:
-        return given["student"]
+        return copy.deepcopy(given["student"])  # the user's own object stays as it was handed over
     return create_student(recipe.student.name, **student_options(recipe, teachers))
 
 
 def build_parts(
-    recipe: Recipe, given: Mapping[str, Encoder], before: Encoder | None = None, world: World | None = None
+    recipe: Recipe,
+    given: Mapping[str, Encoder],
+    before: tuple[Encoder, Objective] | None = None,
+    world: World | None = None,
 ) -> Parts:
     """Everything of one stage, checked by a dry run on one real batch.
 
-    ``before`` is the student of the stage before, whose weights this one's student starts from. Raises
+    ``before`` is the student and the objective of the stage before, whose weights this one's start from. Raises
     :class:`RecipeError` with all that the dry run found.
     """
     shards = open_shards(recipe.data.train)
     num_steps = count_steps(recipe.train, shards.num_samples)
     teachers = build_teachers(recipe, given)
     student = build_student(recipe, teachers, given)
-    if before is not None:
-        inherit(student, before)
+    if before is not None and inherit(student, before[0]) == 0:
+        raise RecipeError([Mistake("stages", "the student of this stage shares no tensor with the one before it.")])
     device = world.device if world is not None else None
     models = {"student": student, **teachers}
     if device is not None:
@@ -104,6 +108,8 @@ def build_parts(
     if device is not None:
         few = {name: {key: tensor.to(device) for key, tensor in view.items()} for name, view in few.items()}
     objective = Objective.build(recipe.objective, models, few)
+    if before is not None:
+        inherit(objective, before[1])
     sample = {name: {key: tensor[:1] for key, tensor in view.items()} for name, view in few.items()}
     return Parts(student, teachers, shards, objective, num_steps, sample)
 
@@ -158,13 +164,10 @@ def count_steps(train: Train, num_samples: int) -> int:
     return max(1, math.ceil(train.epochs * num_samples / train.batch_size))
 
 
-def inherit(student: Encoder, before: Encoder) -> None:
-    """Copy every tensor of ``before`` whose name and shape ``student`` has."""
-    if student is before:
-        return
-    wanted = student.state_dict()
+def inherit(module: nn.Module, before: nn.Module) -> int:
+    """Copy every tensor of ``before`` whose name and shape ``module`` has; returns how many there were."""
+    wanted = module.state_dict()
     kept = {k: v for k, v in before.state_dict().items() if k in wanted and wanted[k].shape == v.shape}
-    if not kept:
-        raise RecipeError([Mistake("stages", "the student of this stage shares no tensor with the one before it.")])
-    student.load_state_dict({**wanted, **kept})
-    logger.info("student: %d of %d tensors come from the stage before", len(kept), len(wanted))
+    module.load_state_dict({**wanted, **kept})
+    logger.info("%s: %d of %d tensors come from the stage before", type(module).__name__, len(kept), len(wanted))
+    return len(kept)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from xmodal.errors import RunError
+
+_PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,14 @@ class World:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def total(self, number: int) -> int:
+        """The sum of every rank's ``number``."""
+        if self.size == 1:
+            return number
+        summed = torch.tensor(number, device=self.device)
+        dist.all_reduce(summed)
+        return int(summed)
 
     def barrier(self) -> None:
         if self.size > 1:
@@ -41,7 +52,8 @@ def join(device: str = "auto") -> World:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # The main rank evaluates and writes while the others wait: longer than the libraries' ten or thirty minutes.
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
     return World(chosen, dist.get_rank(), dist.get_world_size())
 
 

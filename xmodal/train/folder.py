@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from xmodal.errors import RunError
 from xmodal.plain import read_yaml
 from xmodal.recipe import Recipe
 from xmodal.train.checkpoint import Place, list_checkpoints
+
+_LOCK = ".lock"
 
 # Keys that change how fast or where a run goes, not what comes out of it.
 _MAY_CHANGE = {
@@ -52,8 +59,13 @@ class RunFolder:
         return places[-1] if places else None
 
     def create(self, recipe: Recipe) -> None:
-        """Make the folder for a new run; a folder that holds anything is refused."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        """Make the folder for a new run; one that holds anything is refused.
+
+        What a run left that ended before its first checkpoint does not count, and is removed.
+        """
+        if self._is_false_start():
+            self._clear()
+        elif self.path.exists() and (not self.path.is_dir() or self._entries()):
             raise RunError(
                 f"{self.path} is not empty. To go on with the run in it: --resume. For a new run: another --out."
             )
@@ -62,6 +74,39 @@ class RunFolder:
             write_text(self.recipe, recipe.to_yaml())
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {error}. Choose another --out.") from error
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the folder for this process; raises :class:`RunError` where another one has it."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file, not an empty folder. Choose another --out.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / _LOCK)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{self.path} is in use: another process is running in it. Wait for that one, or choose another --out."
+            ) from None
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written: {error}. Choose another --out.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _entries(self) -> list[Path]:
+        return [path for path in self.path.iterdir() if path.name != _LOCK]
+
+    def _is_false_start(self) -> bool:
+        if not self.recipe.is_file() or self.is_finished or self.latest() is not None:
+            return False
+        own = {self.recipe, self.environment, self.metrics, self.tensorboard, self.log, self.checkpoints}
+        return set(self._entries()) <= own | {self.bad_samples}
+
+    def _clear(self) -> None:
+        for path in self._entries():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def reopen(self, recipe: Recipe) -> None:
         """Check that the run in the folder is this ``recipe``'s; raises :class:`RunError` that lists what differs."""

@@ -32,10 +32,7 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 @dataclass
 class Stage:
-    """One stage of a run, ready to go on after ``done`` of its ``num_steps``.
-
-    ``skipped_steps`` counts steps not taken for a loss or gradient that was not finite.
-    """
+    """One stage of a run, ready to go on after ``done`` of its ``num_steps``; the meter is the run's."""
 
     number: int
     scheme: Scheme
@@ -44,45 +41,51 @@ class Stage:
     num_steps: int
     done: int = 0
     meter: Meter = field(default_factory=Meter)
-    skipped_steps: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "scheme": self.scheme.state_dict(),
             "stream": self.stream.state(),
             "meter": self.meter.state_dict(),
-            "skipped_steps": self.skipped_steps,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.scheme.load_state_dict(state["scheme"])
         self.stream.load_state(state["stream"])
-        self.meter, self.skipped_steps = Meter(**state["meter"]), state["skipped_steps"]
+        self.meter = Meter(**state["meter"])
 
 
 class Loop:
     """Runs stages of one run folder. Only the main rank writes."""
 
     def __init__(
-        self, folder: RunFolder, world: World, console: Console, evaluate: Callable[[Scheme], Metrics]
+        self,
+        folder: RunFolder,
+        world: World,
+        console: Console,
+        evaluate: Callable[[Scheme], Metrics],
+        num_stages: int = 1,
     ) -> None:
         self.folder, self.world, self.console, self.evaluate = folder, world, console, evaluate
+        self.num_stages = num_stages
 
     def run(self, stage: Stage) -> None:
         """Train to the end of ``stage``.
 
         Raises :class:`Interrupted` after a checkpoint where the user asked to stop, and :class:`RunError` where too
-        many steps in a row were not finite.
+        many steps in a row were not finite, or the last ones.
         """
         settings, meter = stage.settings, stage.meter
-        skipped_in_a_row = 0
+        bad_before = meter.bad_samples
         record_every = max(1, stage.num_steps // 1000)
         batches = iter(stage.stream)
         place = Place(stage.number, stage.done)
         records = Records(self.folder, place) if self.world.is_main else None
-        bar = ProgressBar(self.console, stage.num_steps, stage.done)
+        title = f"stage {stage.number + 1} of {self.num_stages}, step" if self.num_stages > 1 else "step"
+        bar = ProgressBar(self.console, stage.num_steps, stage.done, title)
         try:
             with stop_requests() as stop, bar:
+                meter.start()
                 for step in range(stage.done, stage.num_steps):
                     waiting = time.perf_counter()
                     batch = to_device(next(batches), self.world.device)
@@ -93,23 +96,29 @@ class Loop:
                     result = stage.scheme.step(batch, factor)
                     meter.samples += num_rows(batch) * self.world.size
                     place = Place(stage.number, step + 1)
-                    skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
+                    last = place.step == stage.num_steps
+                    meter.steps += 1
+                    meter.bad_samples = bad_before + stage.stream.num_bad
+                    meter.skipped_in_a_row = meter.skipped_in_a_row + 1 if result.skipped else 0
                     if result.skipped:
-                        stage.skipped_steps += 1
-                        self._warn_or_stop(place, result, skipped_in_a_row, settings.max_nonfinite)
+                        meter.skipped_steps += 1
+                        # One bad batch may be the last; a run that ends amid several has not learned to the end.
+                        limit = min(settings.max_nonfinite, 1) if last else settings.max_nonfinite
+                        self._warn_or_stop(place, result, meter.skipped_in_a_row, limit)
                     if records and place.step % record_every == 0:
                         values = self._values(result, settings.learning_rate * factor, meter)
                         records.write(place, values)
                         bar.update(place.step, values["terms"], meter)
-                    last = place.step == stage.num_steps
                     if settings.evaluate_every and place.step % settings.evaluate_every == 0 and not last:
                         self._evaluate(stage, place, records)
                     stopping = self._all_agree(stop)
-                    if stopping or place.step % settings.checkpoint_every == 0 or last:
+                    due = place.step % settings.checkpoint_every == 0 and not result.skipped
+                    if stopping or due or last:  # not amid steps that fail: it would drive out one from before them
                         self.save(stage, place)
                     if stopping and not last:
                         raise Interrupted(f"Stopped at step {place.step} of {stage.num_steps}, which is saved.")
         finally:
+            meter.stop()
             if records:
                 records.__exit__()
 
@@ -124,9 +133,9 @@ class Loop:
         logger.warning("step %d was skipped: %s not finite (%d in a row)", place.step, names, in_a_row)
         if in_a_row > limit:
             kept = self.folder.latest()
-            last = f"The last good checkpoint is step {kept.step}." if kept else "There was no checkpoint yet."
+            last = f"The last checkpoint, step {kept.step}, is from before." if kept else "There is no checkpoint yet."
             raise RunError(
-                f"{in_a_row} steps in a row were not finite, the last at step {place.step}: {names}. {last} Look at "
+                f"{_steps(in_a_row)} not finite, the last at step {place.step}: {names}. {last} Look at "
                 f"the terms in {self.folder.metrics}, lower train.learning_rate, or allow more: train.max_nonfinite."
             )
 
@@ -153,3 +162,7 @@ class Loop:
             "samples_per_second": round(meter.samples_per_second, 2),
             "data_wait": round(meter.data_wait, 4),
         }
+
+
+def _steps(count: int) -> str:
+    return "A step was" if count == 1 else f"{count} steps in a row were"

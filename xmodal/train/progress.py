@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from types import TracebackType
 
 from rich.console import Console
@@ -17,16 +17,30 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 @dataclass
 class Meter:
-    """Samples seen and seconds spent since the stage began, over all its resumptions; and seconds waiting for data."""
+    """What a run has done and spent, over all its stages and resumptions; ``waited`` is seconds without a batch.
 
+    ``skipped_steps`` were not taken, for a loss or gradient that was not finite, the last ``skipped_in_a_row``.
+    """
+
+    steps: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
     samples: int = 0
+    bad_samples: int = 0
     waited: float = 0.0
     before: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
+    started: float | None = None
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.before, self.started = self.seconds, None
 
     @property
     def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.started
+        """Seconds between :meth:`start` and :meth:`stop`, over all of them."""
+        return self.before + (time.perf_counter() - self.started if self.started is not None else 0.0)
 
     @property
     def samples_per_second(self) -> float:
@@ -38,7 +52,9 @@ class Meter:
         return self.waited / max(self.seconds, 1e-9)
 
     def state_dict(self) -> dict[str, float]:
-        return {"samples": self.samples, "waited": self.waited, "before": self.seconds}
+        """What :class:`Meter` is made of again when the run is resumed."""
+        kept = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "started"}
+        return {**kept, "before": self.seconds}
 
 
 class _Terms(ProgressColumn):
@@ -52,7 +68,7 @@ class ProgressBar:
 
     def __init__(self, console: Console, num_steps: int, done: int = 0, title: str = "step") -> None:
         self._console, self._num_steps, self._title = console, num_steps, title
-        self._shown = 0.0
+        self._done, self._started, self._shown = done, time.monotonic(), 0.0
         self._bar = Progress(
             TextColumn(title + " {task.completed}/{task.total}"),
             BarColumn(bar_width=32),
@@ -73,7 +89,9 @@ class ProgressBar:
         if step == self._num_steps or now - self._shown >= _SECONDS_BETWEEN_LINES:
             self._shown = now
             shown = "  ".join(f"{label} {value:.3g}" for label, value in terms.items())
-            minutes, seconds = divmod(round((self._num_steps - step) * meter.seconds / max(1, step)), 60)
+            minutes, seconds = divmod(
+                round((self._num_steps - step) * (now - self._started) / max(1, step - self._done)), 60
+            )
             self._console.print(
                 f"{self._title} {step}/{self._num_steps}  {shown}  {rate:.0f}/s  data wait {wait:.0%}  "
                 f"{minutes}:{seconds:02} left",
