@@ -42,7 +42,7 @@ results: $(VENV)/.dev  ## run the recipe and its baseline with three seeds, writ
 	$(BIN)/python benchmarks/results.py
 
 bench: $(VENV)/.dev  ## measure speed
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py --json benchmarks/training.json
 
 clean:  ## remove what building and testing left; runs/ and .venv stay
 	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
