@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,7 @@ class Loaded:
     error: str | None = None
 
 
-class _Batches(Dataset[Loaded]):
+class _Batches(Dataset[Loaded], ABC):
     """Batches by number. A user's mistake comes back as a value: raised in a worker, it would carry a traceback."""
 
     def __getitem__(self, number: int) -> Loaded:
@@ -53,8 +54,9 @@ class _Batches(Dataset[Loaded]):
         except XmodalError as error:
             return Loaded(error=str(error))
 
+    @abstractmethod
     def load(self, number: int) -> Loaded:
-        raise NotImplementedError
+        """The batch of that number. Raises an XmodalError for data that stop the run."""
 
 
 @dataclass

@@ -111,9 +111,10 @@ class Loop:
                         bar.update(place.step, values["terms"], meter)
                     if settings.evaluate_every and place.step % settings.evaluate_every == 0 and not last:
                         self._evaluate(stage, place, records)
-                    stopping = self._all_agree(stop)
+                    # Amid steps that fail a checkpoint would drive out one from before them, so a stop waits too.
+                    stopping = self._all_agree(stop) and not result.skipped
                     due = place.step % settings.checkpoint_every == 0 and not result.skipped
-                    if stopping or due or last:  # not amid steps that fail: it would drive out one from before them
+                    if stopping or due or last:
                         self.save(stage, place)
                     if stopping and not last:
                         raise Interrupted(f"Stopped at step {place.step} of {stage.num_steps}, which is saved.")

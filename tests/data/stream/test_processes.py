@@ -83,6 +83,31 @@ def test_no_worker_outlives_its_run(shards, by):
     assert not any(map(is_running, workers))
 
 
+def test_a_worker_that_was_starting_when_its_run_was_killed_ends_too(shards):
+    """Its initialisation is held up until the main process is gone, as on a busy machine."""
+    slow = SCRIPT.replace(
+        "signal.signal(",
+        "import time, xmodal.data.workers as workers\n"
+        "prepare = workers._prepare_worker\n"
+        "def late(worker):\n"
+        "    time.sleep(3 * worker)\n"
+        "    prepare(worker)\n"
+        "workers._prepare_worker = late\n"
+        "signal.signal(",
+        1,
+    )
+    run = subprocess.Popen([sys.executable, "-c", slow, shards], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    workers = [int(pid) for pid in run.stdout.readline().split()]
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and any(map(is_running, workers)):
+        time.sleep(0.1)
+    assert len(workers) == 2
+    assert not any(map(is_running, workers))
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
