@@ -29,7 +29,7 @@ from xmodal.report import write_report
 from xmodal.schemes import Scheme
 from xmodal.train.build import Parts, build_parts, build_scheme, build_stream
 from xmodal.train.checkpoint import load_checkpoint
-from xmodal.train.distributed import World, join
+from xmodal.train.distributed import World, joined
 from xmodal.train.environment import describe_environment
 from xmodal.train.folder import RunFolder, write_json
 from xmodal.train.loop import Loop, Metrics, Stage
@@ -90,13 +90,13 @@ def distill(
     console = console or Console()
     resolved, given = _resolve(recipe, overrides, teacher, teachers, student, data, objective, train)
     folder = RunFolder(out)
-    world = join(resolved.train.device)
     try:
-        with folder.in_use() if world.is_main else nullcontext():
+        with joined(resolved.train.device) as world, folder.in_use() if world.is_main else nullcontext():
             if resume:
                 folder.reopen(resolved)
                 if folder.is_finished:
-                    console.print(f"{folder.path} is finished: nothing to resume.", highlight=False)
+                    if world.is_main:
+                        console.print(f"{folder.path} is finished: nothing to resume.", highlight=False)
                     return finished_run(folder)
             elif world.is_main:
                 folder.create(resolved)
@@ -113,7 +113,8 @@ def dry_run(
     """Load everything, try the objective on one real batch, print what would be trained; write nothing."""
     resolved, given = _resolve(recipe, overrides)
     for stage in stages(resolved):
-        print_plan(console or Console(), stage, build_parts(stage, given, world=join(stage.train.device)))
+        with joined(stage.train.device) as world:
+            print_plan(console or Console(), stage, build_parts(stage, given, world=world))
 
 
 def finished_run(folder: RunFolder) -> Run:

@@ -13,7 +13,7 @@ from conftest import TinyEncoder
 from xmodal.objective import Objective
 from xmodal.recipe import Term, Train
 from xmodal.schemes import Offline
-from xmodal.train.distributed import join
+from xmodal.train.distributed import World, joined
 
 TERMS = (
     Term(loss="feature_mse", student="image.embedding", teacher="image.embedding"),
@@ -29,7 +29,11 @@ TERMS = (
 
 
 def main() -> None:
-    world = join("cpu")
+    with joined("cpu") as world:
+        step(world)
+
+
+def step(world: World) -> None:
     accumulate, terms = int(sys.argv[1]), TERMS[: int(sys.argv[2])]
     generator = torch.Generator().manual_seed(1)
     rows = {

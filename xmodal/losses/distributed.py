@@ -49,7 +49,9 @@ class _GatherRows(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, group: ProcessGroup) -> Tensor:
         ctx.group = group
         gathered = rows.new_empty(num_ranks(group) * rows.shape[0], *rows.shape[1:])
-        dist.all_gather_into_tensor(gathered, rows.contiguous(), group=group)
+        # The newer name where there is one: the older then warns that it is deprecated.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        gather(gathered, rows.contiguous(), group=group)
         return gathered
 
     @staticmethod

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from xmodal.errors import RunError
+from xmodal.errors import Interrupted, RunError
 
 _PATIENCE = timedelta(hours=6)
 
@@ -37,6 +39,29 @@ class World:
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
+
+
+@contextlib.contextmanager
+def joined(device: str = "auto") -> Iterator[World]:
+    """:func:`join` for the time of a run, leaving the process group that it made in good order.
+
+    Where one rank alone fails the group is left as it is: its peers are in a collective, and the launcher ends them.
+    """
+    made_before = dist.is_initialized()
+    world = join(device)
+    try:
+        yield world
+    except Interrupted:  # on every rank after the same step
+        _leave(world, made_before)
+        raise
+    _leave(world, made_before)
+
+
+def _leave(world: World, made_before: bool) -> None:
+    if world.size > 1 and not made_before:
+        # Left to the end of the process, threads of the group may still run when it ends, and abort it.
+        world.barrier()
+        dist.destroy_process_group()
 
 
 def join(device: str = "auto") -> World:
