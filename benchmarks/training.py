@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from xmodal.recipe import Recipe
 from xmodal.recipes import load_recipe
+from xmodal.schemes import Progress
 from xmodal.train.batches import Batch, to_device
 from xmodal.train.build import Parts, build_parts, build_scheme, build_stream
 from xmodal.train.distributed import join
@@ -69,12 +70,13 @@ def parts_of(recipe: Recipe) -> Parts:
 def library_loop(recipe: Recipe) -> Callable[[int], None]:
     parts, world = parts_of(recipe), join()
     scheme = build_scheme(recipe, parts, world)
+    progress = Progress(learning_rate_factor=0.5)
     models = {"student": parts.student, **parts.teachers}
     batches = iter(build_stream(recipe, models, parts.shards, num_workers=recipe.data.num_workers))
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            scheme.step(to_device(next(batches), world.device), 0.5)
+            scheme.step(to_device(next(batches), world.device), progress)
 
     return run
 

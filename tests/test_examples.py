@@ -8,7 +8,10 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTED_ELSEWHERE = {"build_emoji_shards.py": ROOT / "tests" / "data" / "test_emoji_shards.py"}
+TESTED_ELSEWHERE = {
+    "build_emoji_shards.py": ROOT / "tests" / "data" / "test_emoji_shards.py",
+    "open_clip_distillation.py": ROOT / "tests" / "examples" / "test_open_clip_distillation.py",
+}
 HERE = {"readme_picture.py"}
 
 

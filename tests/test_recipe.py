@@ -30,15 +30,22 @@ def options_beside(model: type) -> st.SearchStrategy[dict[str, Any]]:
 
 
 specs = st.builds(lambda name, options: Spec(name=name, **options), texts, options_beside(Spec))
+schedules = st.fixed_dictionaries(
+    {"from": st.floats(-9, 9), "to": st.floats(-9, 9)},
+    optional={"until": st.floats(0.1, 1), "shape": st.sampled_from(["linear", "cosine"])},
+)
+mappings = st.dictionaries(texts, texts, max_size=2)
+taps = shards | mappings | st.lists(texts | st.lists(texts, max_size=2) | mappings, max_size=2)
 terms = st.builds(
     lambda options, **keys: Term(**keys, **options),
     options_beside(Term),
     loss=texts,
-    student=shards,
-    teacher=st.none() | shards,
-    weight=st.floats(allow_nan=False, allow_infinity=False),
-    mask=st.none() | texts,
+    student=taps,
+    teacher=st.none() | taps,
+    weight=st.floats(allow_nan=False, allow_infinity=False) | schedules,
+    mask=st.none() | shards | st.dictionaries(texts, texts | mappings, max_size=2),
     projection=st.none() | texts | specs,
+    standardize=st.booleans() | st.fixed_dictionaries({"momentum": st.floats(0.1, 1)}),
     side=st.sampled_from(["student", "teacher"]),
     label=st.none() | texts,
 )

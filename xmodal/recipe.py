@@ -11,90 +11,18 @@ registered constructor or function; its signature is their schema (see :mod:`xmo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Union, cast
+from typing import Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from xmodal.errors import RecipeError, XmodalError
-from xmodal.plain import plain, write_yaml
+from xmodal.plain import write_yaml
+from xmodal.section import Section, Spec, as_dict
+from xmodal.term import Term
 
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)  # it has no public name
+__all__ = ["Augment", "Data", "Evaluate", "Recipe", "Section", "Spec", "Term", "Train", "as_dict"]
 
 Shards = Union[str, list[str]]  # noqa: UP007  pydantic names the branches of this form
 """A path, a glob or a brace pattern, local, remote or ``package://``; or a list of them."""
-
-
-class _Speaking(ModelMetaclass):
-    """Constructors that speak our language: what pydantic finds wrong is raised as a RecipeError."""
-
-    def __call__(cls, *args: Any, **options: Any) -> Any:  # noqa: N805  a metaclass
-        try:
-            return super().__call__(*args, **options)
-        except ValidationError as error:
-            from xmodal.recipes.complaints import mistakes_of
-
-            raise RecipeError(mistakes_of(error, cast("type[BaseModel]", cls), options), cls.__name__) from None
-
-
-class Section(BaseModel, metaclass=_Speaking):
-    """Keys with defaults; no others."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, given: Any) -> Any:
-        return plain(given, keep=(BaseModel,)) if isinstance(given, Mapping) else given
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError  # Python would take true for 1
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise XmodalError(f"A recipe does not change; make another one: load_recipe(recipe, {{'…{name}': {value!r}}}).")
-
-
-class Named(Section):
-    """A registered name and, beside it, the options of what is registered."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-class Spec(Named):
-    """A registered name and its options, side by side: ``{name: timm, model: resnet18}``."""
-
-    name: str = Field(description="what it is registered as; its options stand beside it")
-
-
-class Term(Named):
-    """One loss between taps of the student and of its teachers.
-
-    A tap reference is ``tap`` or ``model:tap``. Without a prefix it belongs to the side on which it is listed; a
-    prefix (``student:``, ``teacher:``, or a name under ``teachers``) takes a tap of any model on either side. The loss
-    receives the student's references, then the teacher's, in the order listed.
-    """
-
-    loss: str = Field(description="name of the loss; its options stand beside it")
-    student: str | list[str] = Field(description="taps of the student, in the order in which the loss takes them")
-    teacher: str | list[str] | None = Field(None, description="taps of the teacher, likewise")
-    weight: float = Field(1.0, description="factor of the term in the sum")
-    mask: str | None = Field(None, description="tap that says which positions count, such as teacher:text.mask")
-    projection: str | Spec | None = Field(
-        None, description="map between spaces of unlike widths: linear, mlp, identity"
-    )
-    side: Literal["student", "teacher"] = Field("student", description="whose features the projection maps")
-    label: str | None = Field(None, description="the name under which the term is logged; the loss's own by default")
 
 
 class Augment(Section):
@@ -168,6 +96,9 @@ class Train(Section):
     checkpoint_every: int = Field(200, ge=1, description="steps")
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest are kept")
     evaluate_every: int | None = Field(None, ge=1, description="steps; at the end always")
+    term_gradients_every: int | None = Field(
+        None, ge=1, description="steps; then each term's own gradient is measured, and how those of every two agree"
+    )
     max_nonfinite: int = Field(
         5, ge=0, description="consecutive steps skipped for a non-finite loss or gradient before the run stops"
     )
@@ -230,18 +161,3 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """YAML that loads back as an equal recipe."""
         return write_yaml(self.to_dict())
-
-
-def as_dict(value: Any) -> Any:
-    """Sections as mappings, wherever they stand in ``value``."""
-    if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        kept = {
-            key: entry for key, entry in value if not (entry is None and key in fields and fields[key].default is None)
-        }
-        return {key: as_dict(entry) for key, entry in kept.items()}
-    if isinstance(value, dict):
-        return {key: as_dict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_dict(entry) for entry in value]
-    return value

@@ -1,4 +1,4 @@
-"""feature_mse and feature_cosine against torch's own functions."""
+"""Losses on features against torch's own functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from xmodal.losses import feature_cosine, feature_mse
+from xmodal.errors import LossError
+from xmodal.losses.feature import feature_cosine, feature_cosine_smooth_l1, feature_mse, feature_smooth_l1
 
 
 @pytest.fixture(params=[(8, 5), (2, 4, 5)], ids=str)
@@ -73,3 +74,59 @@ def test_a_row_of_zeros_counts_as_cosine_zero_and_gets_no_gradient(which):
     (gradient,) = torch.autograd.grad(value, student)
     assert (gradient[0] == 0).all()
     assert gradient[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0, 2.5])
+def test_feature_smooth_l1_is_torchs(features, beta):
+    student, teacher = features
+    check_against(
+        feature_smooth_l1(student, teacher, beta=beta), functional.smooth_l1_loss(student, teacher, beta=beta), student
+    )
+
+
+def test_smooth_l1_is_the_mean_square_over_two_beta_where_differences_are_small(features):
+    student, teacher = features
+    near = teacher + student.detach() / 100
+    torch.testing.assert_close(feature_smooth_l1(near, teacher, beta=3.0), feature_mse(near, teacher) / 6)
+
+
+def test_an_entry_far_off_pulls_no_harder_than_one_at_beta():
+    teacher = torch.zeros(1, 4, dtype=torch.float64)
+    student = torch.tensor([[0.5, 1.0, -1000.0, 1e30]], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(feature_smooth_l1(student, teacher), student)
+    assert (gradient * 4).flatten().tolist() == [0.5, 1.0, -1.0, 1.0]
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 1.0), (0.5, 0.3), (0.9, 1.0), (1.0, 1.0)])
+def test_feature_cosine_smooth_l1_is_torchs_two_losses_mixed(features, alpha, beta):
+    student, teacher = features
+    flat = student.reshape(-1, 5), teacher.reshape(-1, 5)
+    cosine = functional.cosine_embedding_loss(*flat, torch.ones(8))
+    length = functional.smooth_l1_loss(*flat, beta=beta)
+    ours = feature_cosine_smooth_l1(student, teacher, alpha=alpha, beta=beta)
+    check_against(ours, alpha * cosine + (1 - alpha) * length, student)
+
+
+def test_theias_share_of_the_cosine_is_the_default(features):
+    student, teacher = features
+    wanted = 0.9 * feature_cosine(student, teacher) + 0.1 * feature_smooth_l1(student, teacher)
+    torch.testing.assert_close(feature_cosine_smooth_l1(student, teacher), wanted)
+
+
+def test_a_row_of_zeros_keeps_its_smooth_l1_beside_a_cosine_of_zero():
+    student = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    value = feature_cosine_smooth_l1(student, torch.tensor([[3.0, 0.0]], dtype=torch.float64))
+    assert value.item() == pytest.approx(0.9 * 1 + 0.1 * 2.5 / 2)
+    assert torch.autograd.grad(value, student)[0].flatten().tolist() == pytest.approx([-0.05, 0])
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_no_fraction_is_refused(alpha):
+    with pytest.raises(LossError, match="alpha must be a number from 0 to 1"):
+        feature_cosine_smooth_l1(torch.zeros(1, 2), torch.zeros(1, 2), alpha=alpha)
+
+
+@pytest.mark.parametrize("loss", [feature_smooth_l1, feature_cosine_smooth_l1])
+def test_a_beta_that_is_not_above_zero_is_refused(loss):
+    with pytest.raises(LossError, match="beta must be a number above 0"):
+        loss(torch.zeros(1, 2), torch.zeros(1, 2), beta=0.0)

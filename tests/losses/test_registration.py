@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from types import ModuleType
 
@@ -18,23 +19,42 @@ from xmodal.losses.registration import describe
 
 def test_inputs_options_and_kind_are_read_off_the_signature():
     soft = LOSSES["soft_contrastive"]
-    assert soft.kind == "relational"
-    assert (soft.num_student, soft.num_teacher, soft.takes_mask) == (2, 2, False)
+    assert (soft.kind, soft.num_student, soft.num_teacher, soft.masks, soft.state) == ("relational", 2, 2, (), ())
     assert [given.width for given in soft.inputs] == ["student_dim", "student_dim", "teacher_dim", "teacher_dim"]
-    assert list(soft.options) == ["student_scale", "teacher_scale"]
-    assert all(option.required for option in soft.options.values())
+    assert [given.forms for given in soft.inputs] == [("tensor",)] * 2 + [("tensor", "sequence")] * 2
+    required = {name for name, option in soft.options.items() if option.required}
+    assert required == {"student_scale", "teacher_scale"}
     assert soft.options["student_scale"].learnable
     assert not soft.options["teacher_scale"].learnable
+    assert soft.options["teacher_scale"].annotation == float | Sequence[float]
     divergence = LOSSES["kl_divergence"]
-    assert (divergence.kind, divergence.num_student, divergence.num_teacher, divergence.takes_mask) == (
-        "per_item",
-        1,
-        1,
-        True,
-    )
+    assert (divergence.kind, divergence.num_student, divergence.num_teacher) == ("per_item", 1, 1)
+    assert [mask.name for mask in divergence.masks] == ["mask"]
     assert list(divergence.options) == ["temperature"]
     assert not divergence.options["temperature"].learnable
     assert LOSSES["clip_contrastive"].num_teacher == 0
+
+
+def test_labels_are_no_side_of_the_student_and_no_floats():
+    target = LOSSES["decoupled_kd"].inputs[-1]
+    assert (target.name, target.dtype, target.detached) == ("target", "int", True)
+
+
+def test_masks_and_state_are_the_objectives_to_fill():
+    assert [mask.name for mask in LOSSES["universal_logit"].masks] == ["student_mask", "teacher_mask"]
+    graph = LOSSES["multimodal_graph"]
+    assert [given.forms for given in (*graph.inputs, *graph.masks)] == [("mapping",)] * 3
+    assert LOSSES["contrastive_representation"].state == ("bank",)
+    assert LOSSES["augmented_feature"].state == ("image_fusion", "text_fusion")
+    assert list(LOSSES["augmented_feature"].options) == ["logit_scale"]
+
+
+def test_a_loss_counts_the_entries_of_its_mask_or_what_it_says_it_does():
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert LOSSES["kl_divergence"].count_items({"mask": mask}) == 3
+    assert LOSSES["attention_scores"].count_items({"mask": mask}) == 2**2 + 1**2
+    aligned = {"student_mask": mask, "teacher_mask": torch.tensor([[True, False, False], [True, True, True]])}
+    assert LOSSES["universal_logit"].count_items(aligned) == 1 + 1
 
 
 def test_a_registered_loss_stays_the_function_it_is():

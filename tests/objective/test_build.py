@@ -14,6 +14,7 @@ from xmodal.adapters.projections import PROJECTIONS
 from xmodal.errors import RecipeError
 from xmodal.losses import LOSSES, loss
 from xmodal.objective import BoundTerm, Objective, check_terms
+from xmodal.objective.widths import Plan
 from xmodal.recipe import Term
 
 TOKENS = {"student": "image.tokens", "teacher": "text.tokens"}
@@ -218,7 +219,7 @@ def own_losses(monkeypatch):
         ("constant", {}, "gives no gradient to the student's taps"),
         ("not_a_number", {}, "no finite number"),
         ("one_each", {}, r"is of shape \[5\] on the first batch"),
-        ("ignores_scale", {"scale": {"learn": 2}}, "gives no gradient to the term's own log_scale"),
+        ("ignores_scale", {"scale": {"learn": 2}}, r"gives no gradient to the term's own learned\.scale\.log_scale"),
     ],
 )
 def test_a_loss_that_cannot_teach_is_found_out(models, views, own_losses, name, options, message, embedding_term):
@@ -245,7 +246,8 @@ def test_making_a_projection_consumes_no_random_number(embedding_term):
     term = BoundTerm(checked)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    term.add_projection(checked.student[0], 8, 4, seed=0)
+    term.size(Plan(projections={checked.references[0]: (8, 4)}), seed=0)
+    assert next(term.parameters()).shape == (4, 8)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -129,7 +129,7 @@ def test_counts_are_valid_entries_where_there_is_a_mask_and_rows_elsewhere():
 
 def test_a_learned_scale_is_kept_as_a_logarithm_and_passed_exponentiated():
     objective, given = Objective([CLIP]), features()
-    assert list(objective.state_dict()) == ["terms.clip_contrastive.log_logit_scale"]
+    assert list(objective.state_dict()) == ["terms.clip_contrastive.learned.logit_scale.log_scale"]
     (scale,) = objective.parameters()
     assert scale.item() == pytest.approx(math.log(10))
     fixed = Objective([CLIP.model_copy(update={}, deep=True)])

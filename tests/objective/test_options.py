@@ -34,7 +34,7 @@ def test_what_fits_comes_back_as_its_type_wants_it():
         {"width": 3, "rate": "2e-3", "on": True, "how": "sum", "limit": None}, read_options(some), "objective.0", "some"
     )
     assert not wrong
-    assert values == {"width": 3, "rate": 0.002, "on": True, "how": "sum", "limit": None}
+    assert values.fixed == {"width": 3, "rate": 0.002, "on": True, "how": "sum", "limit": None}
 
 
 def test_every_mistake_is_listed_under_its_path():

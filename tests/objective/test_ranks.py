@@ -61,6 +61,14 @@ def test_values_are_those_of_the_whole_batch(ranks, alone):
         torch.testing.assert_close(part(rank, "value."), part(alone, "value."), rtol=1e-10, atol=0)
 
 
+def test_banks_and_statistics_are_those_of_the_whole_batch_on_every_rank(ranks, alone):
+    kept = part(alone, "kept.")
+    assert len(kept) == 8
+    assert all(tensor.any() for tensor in kept.values())
+    for rank in ranks:
+        torch.testing.assert_close(part(rank, "kept."), kept, rtol=1e-10, atol=1e-14)
+
+
 def test_gradients_of_student_projections_and_scales_are_those_of_the_whole_batch(ranks, alone):
     gradients = part(alone, "gradient.")
     assert all(gradient.abs().sum() > 0 for gradient in gradients.values())

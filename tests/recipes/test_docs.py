@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from xmodal.recipe import Recipe, Spec
-from xmodal.recipes.complaints import describe
+from xmodal.recipes.complaints import describe, fields_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
-def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for name, info in model.model_fields.items():
+def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in fields_of(model).items():
         yield prefix + name, info
         inner = [info.annotation, *get_args(info.annotation)]
         for section in inner:
             if isinstance(section, type) and issubclass(section, BaseModel) and section is not Spec:
-                yield from fields_of(section, f"{prefix}{name}.{'N.' if section is not info.annotation else ''}")
+                yield from keys_of(section, f"{prefix}{name}.{'N.' if get_origin(info.annotation) is list else ''}")
 
 
-FIELDS = dict(fields_of(Recipe))
+FIELDS = dict(keys_of(Recipe))
 
 
 def row(name: str, info: FieldInfo) -> str:

@@ -172,6 +172,17 @@ def test_last_evaluation_takes_the_newest_finite_figure():
     assert last_evaluation(read_history(lines)) == {"a b": {"m": 0.2}}
 
 
+def test_taps_of_several_tensors_and_a_changing_weight_are_said_too():
+    term = {
+        "loss": "a",
+        "student": {"image": "b", "text": "c"},
+        "teacher": [["d", "e"], "f"],
+        "weight": {"from": 0.0, "to": 2.0, "until": 0.5},
+    }
+    (said,) = term_subtitles({"objective": [term]}).values()
+    assert said.replace("\u00a0", " ") == "b, c ← d, e, f · weight 0 → 2"
+
+
 def test_terms_are_captioned_under_the_label_they_are_logged_by():
     recipe = {
         "objective": [

@@ -19,7 +19,7 @@ def run(num_ranks, accumulate, num_terms):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("accumulate", "num_terms"), [(1, 3), (2, 2)])
+@pytest.mark.parametrize(("accumulate", "num_terms"), [(1, 5), (2, 3)])
 def test_two_ranks_have_the_gradient_and_terms_of_one(accumulate, num_terms):
     """Masked and contrastive terms included; the second case also in parts, where contrast is refused."""
     one, two = run(1, 1, num_terms), run(2, accumulate, num_terms)
@@ -27,3 +27,8 @@ def test_two_ranks_have_the_gradient_and_terms_of_one(accumulate, num_terms):
     assert one["gradients"].keys() == two["gradients"].keys()
     for name, gradient in one["gradients"].items():
         assert two["gradients"][name] == pytest.approx(gradient, rel=1e-4, abs=1e-6), name
+    for name, kept in one["kept"].items():
+        assert two["kept"][name] == pytest.approx(kept, rel=1e-4, abs=1e-6), name
+    assert two["looked"]["norms"] == pytest.approx(one["looked"]["norms"], rel=1e-4)
+    for label, cosines in one["looked"]["cosines"].items():
+        assert two["looked"]["cosines"][label] == pytest.approx(cosines, abs=1e-4)

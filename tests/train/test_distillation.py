@@ -43,6 +43,20 @@ def test_models_handed_over_are_left_as_they_were_and_the_run_can_be_opened_agai
     assert run.student.metadata["space"]["teacher"] == teacher.spec
 
 
+def test_what_changes_and_how_the_terms_agree_is_written_down(tiny, tmp_path):
+    tiny["objective"][0]["weight"] = {"from": 0, "to": 1}
+    tiny["objective"].append({"loss": "feature_mse", "student": "image.embedding", "teacher": "text.embedding"})
+    tiny["train"] |= {"term_gradients_every": 2}
+    xmodal.distill(tiny, out=tmp_path / "run", console=QUIET)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["scheduled"] for line in lines] == [{"feature_cosine": {"weight": weight}} for weight in (0, 0.5, 1)]
+    assert ["term_gradients" in line for line in lines] == [False, True, False]
+    looked = lines[1]["term_gradients"]
+    assert set(looked["norms"]) == {"feature_cosine", "feature_mse"}
+    assert -1 <= looked["cosines"]["feature_cosine"]["feature_mse"] <= 1
+    assert "0 → 1" in (tmp_path / "run" / "report.html").read_text().replace("\u00a0", " ")
+
+
 def test_stages_go_on_from_each_other_and_are_counted_together(tiny, tmp_path):
     stages = [{}, {"train": {"max_steps": 2, "learning_rate": 1e-12, "weight_decay": 0.0, "clip_grad": 1e-9}}]
     one = xmodal.distill(tiny, out=tmp_path / "one", console=QUIET)

@@ -24,11 +24,14 @@ def uninterrupted(tiny_recipe, tmp_path_factory):
 def test_a_run_killed_and_interrupted_ends_byte_for_byte_like_one_left_alone(
     tiny_recipe, uninterrupted, command, tmp_path
 ):
-    """Killed without and with workers, stopped by Ctrl-C, then finished: 0, 2, 1 and 0 workers in turn."""
+    """Killed without and with workers, stopped by Ctrl-C, then finished: 0, 2, 1 and 0 workers in turn.
+
+    In between it looks at its terms' gradients, which is nobody's business but the log's.
+    """
     out = tmp_path / "run"
     command(tiny_recipe, out).signal_after(step=4)
     assert not (out / "summary.json").exists()
-    command(tiny_recipe, out, "--resume", "data.num_workers=2").signal_after(step=8)
+    command(tiny_recipe, out, "--resume", "data.num_workers=2", "train.term_gradients_every=2").signal_after(step=8)
     code, _, stderr = command(tiny_recipe, out, "--resume", "data.num_workers=1").signal_after(10, signal.SIGINT)
     assert code == 130
     assert "saved" in stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -43,11 +43,13 @@ def read_options(function: Callable[..., Any], exclude: Collection[str] = ()) ->
 
 
 def _without_tensors(annotation: Any) -> tuple[Any, bool]:
-    """An annotation without the members of its union that are tensors, and whether there were any."""
+    """An annotation without the members of its unions that are tensors, and whether there were any."""
     members = get_args(annotation) if get_origin(annotation) is not None and not _is_tensor(annotation) else ()
     if not any(_mentions_tensor(member) for member in members):
         return annotation, False
-    rest = [member for member in members if not _mentions_tensor(member)]
+    if get_origin(annotation) is Sequence:
+        return Sequence[_without_tensors(members[0])[0]], True  # type: ignore[misc]
+    rest = [_without_tensors(member)[0] for member in members if not _is_tensor(member)]
     return (reduce(or_, rest) if rest else Any), True
 
 

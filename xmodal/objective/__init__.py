@@ -13,21 +13,23 @@ from xmodal.adapters.encoder import Encoder, Features
 from xmodal.errors import Mistake, RecipeError
 from xmodal.objective.checking import check_terms, unique_labels
 from xmodal.objective.dry_run import dry_run, unchanged
-from xmodal.objective.references import STUDENT, Reference
-from xmodal.objective.term import BoundTerm, valid
+from xmodal.objective.references import BATCH, STUDENT, Reference
+from xmodal.objective.term import BoundTerm
 from xmodal.recipe import Term
 
 __all__ = ["BoundTerm", "Objective", "check_terms", "unchanged", "unique_labels"]
 
 
 class Objective(nn.Module):
-    """A list of terms, and what they train beside the student: projections and learned scales.
+    """A list of terms, what they train beside the student (projections, fusions, learned scales and biases), and what
+    they keep (running statistics of teachers' features, memory banks).
 
-    Models are called by name: ``student``, and ``teacher`` or the names under ``teachers``. Being a module, it brings
-    its parameters to the optimizer, to DDP and to the checkpoint.
+    Models are called by name: ``student``, and ``teacher`` or the names under ``teachers``; ``batch`` stands for the
+    batch's own fields, such as ``label``. Being a module, it brings its parameters to the optimizer and to DDP, and all
+    of it to the checkpoint.
 
-    ``Objective(terms)`` suits terms without projections. :meth:`build` makes one from real models and a real batch, and
-    is what sizes projections. Both raise :class:`RecipeError` that lists every mistake.
+    ``Objective(terms)`` suits terms that need no widths. :meth:`build` makes one from real models and a real batch, and
+    is what sizes projections and the like. Both raise :class:`RecipeError` that lists every mistake.
     """
 
     labels: tuple[str, ...]
@@ -47,17 +49,19 @@ class Objective(nn.Module):
         models: Mapping[str, Encoder],
         views: Mapping[str, Mapping[str, Tensor]],
         *,
+        fields: Mapping[str, Tensor] | None = None,
         seed: int = 0,
     ) -> Self:
-        """An objective that fits ``models`` and one real batch, ``views`` (model → its inputs), on its device.
+        """An objective that fits ``models`` and one real batch, on its device.
 
-        Each model runs once in the mode it is in, without gradient, and each loss is called once; parameters, buffers
-        and random generators are as before. Projections start from ``seed`` and their term's label, so alike on every
+        ``views`` are each model's inputs, ``fields`` the batch's own. Each model runs once in the mode it is in,
+        without gradient, and each loss is called once, or at both ends of its schedules; parameters, buffers and random
+        generators are as before. Projections and fusions start from ``seed`` and their term's label, so alike on every
         rank. Raises :class:`RecipeError` with all mistakes: names, options, taps, widths, shapes.
         """
         teachers = [name for name in models if name != STUDENT]
         checked, mistakes = check_terms(terms, teachers)
-        bound, found = dry_run(checked, models, views, seed)
+        bound, found = dry_run(checked, models, views, fields or {}, seed)
         if mistakes or found:
             raise RecipeError(sorted([*mistakes, *found], key=_position), "objective", "nothing was trained")
         objective = cls(terms, teachers=teachers)
@@ -69,37 +73,77 @@ class Objective(nn.Module):
         """Whether a term compares rows with each other, so that its value depends on the whole batch."""
         return any(term.loss.kind == "relational" for term in self._terms())
 
+    @property
+    def standardizes(self) -> bool:
+        """Whether a term standardises teachers' features, so that :meth:`observe` has something to learn."""
+        return any(term.checked.standardize is not None for term in self._terms())
+
     def taps(self) -> dict[str, tuple[str, ...]]:
         """Model → the taps it must return, masks included."""
-        return _by_model(reference for term in self._terms() for reference in term.checked.all_references)
+        return _by_model(ref for ref in self._references() if ref.model != BATCH)
+
+    def fields(self) -> tuple[str, ...]:
+        """The batch's own fields that are asked for."""
+        return _by_model(self._references()).get(BATCH, ())
 
     def mask_taps(self) -> dict[str, tuple[str, ...]]:
         """Model → the taps that are masks: what :meth:`counts` needs."""
-        return _by_model(term.checked.mask for term in self._terms() if term.checked.mask is not None)
+        masks = (reference for term in self._terms() for reference in term.checked.mask_references)
+        return _by_model(reference for reference in masks if reference.model != BATCH)
 
-    def forward(self, features: Mapping[str, Features], *, group: ProcessGroup | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, features: Mapping[str, Features], *, group: ProcessGroup | None = None, progress: float = 0.0
+    ) -> dict[str, Tensor]:
         """Label → the term's value on this part of a batch, unweighted: a mean over its items.
 
         With ``group``, relational terms see the rows of all its ranks, and their value is the whole batch's; gradients
         are right once averaged over ranks. Per-item terms stay this rank's: combine them by :meth:`counts`.
+        ``progress``, from 0 at a stage's first step to 1 at its last, is what schedules follow. In training mode every
+        call adds the teacher's rows to the memory banks: call it once a step.
         """
-        return {label: self.terms[label](features, group) for label in self.labels}
+        return {label: self.terms[label](features, group, progress) for label in self.labels}
 
-    def total(self, values: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, parts: Sequence[Mapping[str, Features]], *, group: ProcessGroup | None = None) -> None:
+        """Learn the running statistics of teachers' features from the parts of a batch, on all ranks; once a step,
+        before :meth:`forward`, which only applies them. Needs the teachers' taps and the masks.
+        """
+        for term in self._terms():
+            term.observe(parts, group)
+
+    def weighted(self, values: Mapping[str, Tensor], progress: float = 0.0) -> dict[str, Tensor]:
+        """Label → weight · value."""
+        return {label: term.checked.weight_at(progress) * values[label] for label, term in self._items()}
+
+    def total(self, values: Mapping[str, Tensor], progress: float = 0.0) -> Tensor:
         """Σ weight · value over the terms."""
-        return torch.stack([term.checked.weight * values[label] for label, term in self._items()]).sum()
+        return torch.stack(list(self.weighted(values, progress).values())).sum()
+
+    def scheduled(self, progress: float) -> dict[str, dict[str, float]]:
+        """Label → the weight and options that change during the run, as they are at ``progress``."""
+        changing = {label: term.checked.scheduled_at(progress) for label, term in self._items()}
+        return {label: values for label, values in changing.items() if values}
 
     def counts(self, masks: Mapping[str, Features], num_rows: int) -> dict[str, Tensor | int]:
         """Label → how many items the term averages over in this part of a batch.
 
-        The valid entries of its mask tap, taken from ``masks`` (model → features), where it has one, else ``num_rows``.
-        Parts of a batch, and ranks, combine exactly as Σ count · value / Σ count. For a relational term that holds over
-        the ranks of its ``group`` only: the parts of an accumulated batch never see each other's rows.
+        For a term with masks what its loss counts in them, taken from ``masks`` (model → features), else ``num_rows``.
+        Parts of a batch, and ranks, combine exactly as Σ count · value / Σ count. For a relational term, which counts
+        samples, that holds over the ranks of its ``group`` only: the parts of an accumulated batch never see each
+        other's rows.
         """
+        return {label: term.count(masks, num_rows) for label, term in self._items()}
+
+    def learning_rate_factors(self) -> dict[nn.Parameter, float]:
+        """What multiplies the run's learning rate, for the parameters that do not go by it alone."""
         return {
-            label: num_rows if term.checked.mask is None else valid(masks, term.checked.mask).sum()
-            for label, term in self._items()
+            parameter: term.checked.learning_rate_factor
+            for term in self._terms()
+            for parameter in term.projections.parameters()
+            if term.checked.learning_rate_factor != 1
         }
+
+    def _references(self) -> Iterable[Reference]:
+        return (reference for term in self._terms() for reference in term.checked.all_references)
 
     def _items(self) -> list[tuple[str, BoundTerm]]:
         return list(zip(self.labels, self._terms(), strict=True))

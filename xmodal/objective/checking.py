@@ -1,9 +1,9 @@
-"""Everything about an objective's terms that is known without a model: names, options, numbers of inputs, sides."""
+"""Everything about an objective's terms that is known without a model: names, options, taps of inputs, sides."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -12,40 +12,16 @@ from xmodal.adapters.projections import PROJECTIONS
 from xmodal.errors import Mistake, UnknownNameError
 from xmodal.losses import LOSSES, Loss
 from xmodal.losses.options import read_options
-from xmodal.objective.options import DEFAULT_MAX, check_options
-from xmodal.objective.references import STUDENT, Reference, Side, read_references
+from xmodal.objective.inputs import assign_inputs
+from xmodal.objective.masks import assign_masks
+from xmodal.objective.options import Options, check_options
+from xmodal.objective.references import BATCH, STUDENT, Reference, Taps, read_references
+from xmodal.objective.terms import CheckedTerm, fusions_of
 from xmodal.recipe import Term
+from xmodal.recipes.complaints import show
+from xmodal.term import Projection, Standardize
 
 _SECTIONS = tuple(Term.model_fields)
-
-
-@dataclass(frozen=True)
-class CheckedTerm:
-    """A term taken apart. ``sound``: nothing was wrong with it; ``wired``: its inputs and projection are known."""
-
-    path: str
-    label: str
-    weight: float
-    loss: Loss | None
-    student: tuple[Reference, ...]
-    teacher: tuple[Reference, ...]
-    mask: Reference | None
-    side: Side
-    projection: str | None
-    projection_options: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    learned: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    wired: bool = True
-    sound: bool = True
-
-    @property
-    def references(self) -> tuple[Reference, ...]:
-        """The loss's inputs, in its own order."""
-        return (*self.student, *self.teacher)
-
-    @property
-    def all_references(self) -> tuple[Reference, ...]:
-        return self.references if self.mask is None else (*self.references, self.mask)
 
 
 def check_terms(
@@ -56,7 +32,12 @@ def check_terms(
     ``teachers`` are the names of the recipe's teachers. Costs nothing: no model, no weights, no data.
     """
     checked: list[CheckedTerm] = []
-    mistakes = [] if terms else [Mistake("objective", "needs at least one term")]
+    mistakes = [
+        Mistake(f"teachers.{name}", f"{name!r} means something else before a tap's name; call this teacher otherwise")
+        for name in teachers
+        if name in (STUDENT, BATCH)
+    ]
+    mistakes += [] if terms else [Mistake("objective", "needs at least one term")]
     for index, (term, label) in enumerate(zip(terms, unique_labels(terms), strict=True)):
         entry, found = _check_term(term, f"objective.{index}", label, teachers)
         checked.append(entry)
@@ -95,74 +76,89 @@ def model_path(name: str, teachers: Sequence[str]) -> str:
 
 
 def _check_term(term: Term, path: str, label: str, teachers: Sequence[str]) -> tuple[CheckedTerm, list[Mistake]]:
-    mistakes = []
-    student, wrong_student = read_references(term.student, "student", teachers, f"{path}.student")
-    teacher, wrong_teacher = read_references(term.teacher, "teacher", teachers, f"{path}.teacher")
-    mask, wrong_mask = read_references(term.mask, "student", teachers, f"{path}.mask")
+    student, student_taps, wrong_student = read_references(term.student, "student", teachers, f"{path}.student")
+    teacher, teacher_taps, wrong_teacher = read_references(term.teacher, "teacher", teachers, f"{path}.teacher")
+    mask, mask_taps, wrong_mask = read_references(term.mask, "student", teachers, f"{path}.mask")
     wiring = [*wrong_student, *wrong_teacher, *wrong_mask]
-    if "." in label:
-        mistakes.append(Mistake(f"{path}.label", f"{label!r} is a name for logs and checkpoints: it may hold no dot"))
-    elif hasattr(nn.ModuleDict, label):
-        mistakes.append(Mistake(f"{path}.label", f"{label!r} is a word that torch keeps for itself; take another"))
-    loss, options, learned = None, {}, {}
+    mistakes = _check_label(label, path)
+    loss, read, bank = None, Options(), None
+    inputs: tuple[Taps, ...] = ()
+    masks: Mapping[str, Taps] = {}
     try:
         loss = LOSSES[term.loss]
     except UnknownNameError as error:
         wiring.append(Mistake(f"{path}.loss", str(error)))
     projection, projection_options, wrong_projection = _check_projection(term, path)
     wiring.extend(wrong_projection)
+    references = [*student_taps, *teacher_taps]
     if loss is not None:
-        values, found = check_options(term.options, loss.options, path, loss.name, _SECTIONS)
-        mistakes.extend(found)
-        learned = {
-            name: (float(value["learn"]), float(value.get("max", DEFAULT_MAX)))
-            for name, value in values.items()
-            if isinstance(value, Mapping) and not found
-        }
-        options = {name: value for name, value in values.items() if name not in learned}
+        read, found = _check_loss_options(term.options, loss, path)
+        bank, wrong_bank = _check_state(term.options, loss, path)
+        mistakes.extend([*found, *wrong_bank])
         if not (wrong_student or wrong_teacher):
-            wiring.extend(_check_inputs(loss, student, teacher, path))
-        if mask and not loss.takes_mask:
-            mistakes.append(Mistake(f"{path}.mask", f"{loss.name} takes no mask"))
+            inputs, found = assign_inputs(loss, student, teacher, path)
+            wiring.extend(found)
+        if not wrong_mask:
+            masks, found = assign_masks(loss, mask, f"{path}.mask")
+            mistakes.extend(found)
         wiring.extend(_check_side(term, loss, path))
+        mistakes.extend(_check_standardize(term, references, path))
     entry = CheckedTerm(
         path=path,
         label=label,
         weight=term.weight,
         loss=loss,
-        student=tuple(student),
-        teacher=tuple(teacher),
-        mask=mask[0] if mask else None,
+        references=tuple(references),
+        mask_references=tuple(mask_taps),
+        inputs=() if wiring else inputs,
+        masks=masks,
         side=term.side,
         projection=projection,
         projection_options=projection_options,
-        options=options,
-        learned=learned,
+        learning_rate_factor=term.projection.learning_rate_factor if isinstance(term.projection, Projection) else 1.0,
+        standardize=Standardize() if term.standardize is True else term.standardize or None,
+        options=read.fixed,
+        scheduled=read.scheduled,
+        learned=read.learned,
+        bank=bank,
         wired=not wiring,
         sound=not wiring and not mistakes,
     )
     return entry, [*wiring, *mistakes]
 
 
-def _check_inputs(loss: Loss, student: Sequence[Reference], teacher: Sequence[Reference], path: str) -> list[Mistake]:
-    names = [given.name for given in loss.inputs]
-    if loss.num_teacher == 0:
-        if len(student) + len(teacher) != len(names):
-            given = f"{len(student)} under student and {len(teacher)} under teacher"
-            return [Mistake(path, f"{loss.name} takes {len(names)} taps in all ({', '.join(names)}); given {given}")]
-    else:
-        mistakes = []
-        for side, taps in (("student", student), ("teacher", teacher)):
-            own = [entry.name for entry in loss.inputs if entry.detached == (side == "teacher")]
-            if len(taps) != len(own):
-                wanted = f"{len(own)} {'tap' if len(own) == 1 else 'taps'} here ({', '.join(own)})"
-                mistakes.append(Mistake(f"{path}.{side}", f"{loss.name} takes {wanted}; given {len(taps)}"))
-        if mistakes:
-            return mistakes
-    trained = [ref for ref, given in zip([*student, *teacher], loss.inputs, strict=True) if not given.detached]
-    if not any(reference.model == STUDENT for reference in trained):
-        return [Mistake(f"{path}.student", "no tap here is the student's own, so the term could not teach it anything")]
+def _check_label(label: str, path: str) -> list[Mistake]:
+    if "." in label:
+        return [Mistake(f"{path}.label", f"{label!r} is a name for logs and checkpoints: it may hold no dot")]
+    if hasattr(nn.ModuleDict, label):
+        return [Mistake(f"{path}.label", f"{label!r} is a word that torch keeps for itself; take another")]
     return []
+
+
+def _check_loss_options(given: Mapping[str, Any], loss: Loss, path: str) -> tuple[Options, list[Mistake]]:
+    own = {name: value for name, value in given.items() if name not in loss.state}
+    return check_options(own, loss.options, path, loss.name, (*_SECTIONS, *loss.state), may_change=True)
+
+
+def _check_state(given: Mapping[str, Any], loss: Loss, path: str) -> tuple[int | None, list[Mistake]]:
+    """The size of the memory bank that a term asks for; whatever else a loss keeps is made for it, or cannot be."""
+    bank, mistakes = None, []
+    for name in loss.state:
+        made = name == "bank" or name in fusions_of(loss)
+        needed = inspect.signature(loss.function).parameters[name].default is inspect.Parameter.empty
+        if not made and (needed or name in given):
+            why = f"{loss.name} takes it as an object, which a recipe cannot hold: call this loss in a loop of your own"
+            mistakes.append(Mistake(f"{path}.{name}", why))
+        elif name not in given:
+            continue
+        elif name != "bank":
+            mistakes.append(Mistake(f"{path}.{name}", f"is made and trained for every {loss.name}; leave it out"))
+        elif type(given[name]) is not int or given[name] < 1:
+            wanted = "a whole number, at least 1: how many of the teacher's past rows to compare with"
+            mistakes.append(Mistake(f"{path}.{name}", f"expected {wanted}; given {show(given[name])}"))
+        else:
+            bank = given[name]
+    return bank, mistakes
 
 
 def _check_projection(term: Term, path: str) -> tuple[str | None, dict[str, Any], list[Mistake]]:
@@ -174,8 +170,9 @@ def _check_projection(term: Term, path: str) -> tuple[str | None, dict[str, Any]
         factory = PROJECTIONS[name]
     except UnknownNameError as error:
         return name, {}, [Mistake(f"{path}.projection", str(error))]
-    options, mistakes = check_options(given, read_options(factory), f"{path}.projection", f"projection {name}")
-    return name, options, mistakes
+    known = ("learning_rate_factor",)
+    read, mistakes = check_options(given, read_options(factory), f"{path}.projection", f"projection {name}", known)
+    return name, read.fixed, mistakes
 
 
 def _check_side(term: Term, loss: Loss, path: str) -> list[Mistake]:
@@ -191,3 +188,9 @@ def _check_side(term: Term, loss: Loss, path: str) -> list[Mistake]:
         )
         return [Mistake(f"{path}.side", why)]
     return []
+
+
+def _check_standardize(term: Term, references: Sequence[Reference], path: str) -> list[Mistake]:
+    if not term.standardize or any(reference.is_teachers for reference in references):
+        return []
+    return [Mistake(f"{path}.standardize", "there is no tap of a teacher here to standardise; leave it out")]

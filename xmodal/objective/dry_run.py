@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from xmodal.adapters.encoder import Encoder, Features
 from xmodal.errors import AdapterError, Mistake, XmodalError
-from xmodal.objective.checking import CheckedTerm, model_path
+from xmodal.losses import Input, Loss
+from xmodal.objective.checking import model_path
 from xmodal.objective.layout import arrange
-from xmodal.objective.references import STUDENT, Reference
+from xmodal.objective.references import BATCH, STUDENT, Reference
 from xmodal.objective.term import BoundTerm
-from xmodal.objective.widths import plan_projections
+from xmodal.objective.terms import CheckedTerm
+from xmodal.objective.trial import try_call
+from xmodal.objective.widths import plan_widths
 from xmodal.taps import resolve_tap
 
 
@@ -24,16 +27,18 @@ def dry_run(
     checked: Sequence[CheckedTerm],
     models: Mapping[str, Encoder],
     views: Mapping[str, Mapping[str, Tensor]],
+    fields: Mapping[str, Tensor],
     seed: int,
 ) -> tuple[dict[str, BoundTerm], list[Mistake]]:
     """Bound terms by label, and all that is wrong. Models, RNGs and gradients are left as they were."""
     references = [reference for entry in checked for reference in entry.all_references]
-    found = [_check_tap(reference, models) for reference in references]
+    found = [_check_tap(reference, models, fields) for reference in references]
     mistakes = [mistake for mistake in found if mistake is not None]
     right = [reference for reference, mistake in zip(references, found, strict=True) if mistake is None]
     bound: dict[str, BoundTerm] = {}
     with unchanged(models.values()):
         features, more = _run_models(right, models, views)
+        features[BATCH] = dict(fields)
         mistakes.extend(more)
         for entry in checked:
             if all(ref in right and ref.tap in features.get(ref.model, {}) for ref in entry.all_references):
@@ -72,13 +77,24 @@ def unchanged(models: Iterable[nn.Module]) -> Iterator[None]:
                     module._buffers[name] = buffer  # some modules put a new tensor in its place
 
 
-def _check_tap(reference: Reference, models: Mapping[str, Encoder]) -> Mistake | None:
+def _check_tap(reference: Reference, models: Mapping[str, Encoder], fields: Mapping[str, Tensor]) -> Mistake | None:
+    if reference.model == BATCH:
+        return None if reference.tap in fields else Mistake(reference.path, _no_field(reference.tap, fields))
     model = models[reference.model]
     try:
         resolve_tap(reference.tap, model.taps(), f"{reference.model} {model.name}")
     except AdapterError as error:
         return Mistake(reference.path, str(error))
     return None
+
+
+def _no_field(name: str, fields: Mapping[str, Tensor]) -> str:
+    has = f"it has {', '.join(fields)}" if fields else "it has none"
+    if name == "label":
+        return (
+            "the data have no labels: a label is the whole number in a sample's member cls, and every sample needs one"
+        )
+    return f"a batch of these data has no field of numbers called {name!r}; {has}"
 
 
 def _run_models(
@@ -112,48 +128,30 @@ def _try_term(
 ) -> tuple[BoundTerm | None, list[Mistake]]:
     if entry.loss is None or not entry.wired:
         return None, []
-    pairs = zip(entry.loss.inputs, entry.references, strict=True)
-    shapes = {ref: arrange(given, ref, features[ref.model][ref.tap]).shape for given, ref in pairs}
-    if entry.mask is not None:
-        shapes[entry.mask] = features[entry.mask.model][entry.mask.tap].shape
-    plan, mistakes = plan_projections(entry, entry.loss, shapes)
-    if mistakes or not entry.sound:
-        return None, mistakes
+    tensors = {ref: arrange(given, ref, features[ref.model][ref.tap]) for given, _, ref in entry.tensors}
+    wrong = [m for given, _, ref in entry.tensors if (m := _check_dtype(entry.loss, given, ref, tensors[ref]))]
+    shapes = {reference: tensor.shape for reference, tensor in tensors.items()}
+    shapes |= {reference: features[reference.model][reference.tap].shape for reference in entry.mask_references}
+    plan, mistakes = plan_widths(entry, entry.loss, shapes)
+    if wrong or mistakes or not entry.sound:
+        return None, [*wrong, *mistakes]
     term = BoundTerm(entry)
     try:
-        for reference, (in_dim, out_dim) in plan.items():
-            term.add_projection(reference, in_dim, out_dim, seed)
+        term.size(plan, seed)
     except AdapterError as error:
         return None, [Mistake(f"{entry.path}.projection", str(error))]
     term.to(next(features[ref.model][ref.tap].device for ref in entry.references if ref.model == STUDENT))
-    mistake = _call(term, features)
+    term.eval()  # so that nothing is remembered of this batch
+    mistake = try_call(term, features)
+    term.train()
     return (term, []) if mistake is None else (None, [mistake])
 
 
-def _call(term: BoundTerm, features: Mapping[str, Features]) -> Mistake | None:
-    """Call the loss once, on features that want gradient, and see that the value is a number that teaches."""
-    entry, name = term.checked, term.loss.name
-    taps = {
-        reference.tap: features[STUDENT][reference.tap] for reference in entry.references if reference.model == STUDENT
-    }
-    leaves = {tap: tensor.detach().requires_grad_() for tap, tensor in taps.items() if tensor.is_floating_point()}
-    parameters = dict(term.named_parameters())
-    shapes = ", ".join(f"{ref} {list(features[ref.model][ref.tap].shape)}" for ref in entry.all_references)
-    gradients: tuple[Tensor | None, ...] = ()
-    try:
-        with torch.enable_grad():
-            value = term({**features, STUDENT: {**features[STUDENT], **leaves}})
-        if value.requires_grad:
-            wanted = [*leaves.values(), *parameters.values()]
-            gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
-    except torch.OutOfMemoryError:
-        raise
-    except (XmodalError, RuntimeError, TypeError, ValueError, IndexError) as error:
-        return Mistake(entry.path, f"{name} refuses {shapes}:\n{error}")
-    if value.ndim or not torch.isfinite(value):
-        said = f"of shape {list(value.shape)}" if value.ndim else f"{value.item()}"
-        return Mistake(entry.path, f"{name} is {said} on the first batch, no finite number, for {shapes}")
-    if all(gradient is None for gradient in gradients[: len(leaves)]):
-        return Mistake(entry.path, f"{name} gives no gradient to the student's taps")
-    idle = [own for own, gradient in zip(parameters, gradients[len(leaves) :], strict=True) if gradient is None]
-    return Mistake(entry.path, f"{name} gives no gradient to the term's own {', '.join(idle)}") if idle else None
+def _check_dtype(loss: Loss, given: Input, reference: Reference, tensor: Tensor) -> Mistake | None:
+    """Numbers of another kind than the loss takes."""
+    is_float = tensor.is_floating_point()
+    if is_float == (given.dtype == "float"):
+        return None
+    kinds = ("numbers with a fraction", "whole numbers")
+    wanted, found = kinds if given.dtype == "float" else kinds[::-1]
+    return Mistake(reference.path, f"{reference} holds {found} ({tensor.dtype}); {loss.name} takes {wanted} here")

@@ -3,46 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from xmodal.errors import Mistake, nearest
 from xmodal.losses.options import Option
+from xmodal.losses.state import LearnedBias, LearnedScale
+from xmodal.objective.schedules import is_schedule, read_schedule
 from xmodal.recipes.complaints import describe, show
+from xmodal.term import Schedule
 
 DEFAULT_MAX = 100.0
 """Where CLIP clamps its logit scale."""
 
 
-def check_options(
-    given: Mapping[str, Any], options: Mapping[str, Option], path: str, owner: str, also_known: Collection[str] = ()
-) -> tuple[dict[str, Any], list[Mistake]]:
-    """Values of ``given`` as their types want them, and every mistake: unknown, missing, of the wrong type.
+@dataclass(frozen=True)
+class Learned:
+    """A number that is trained: a scale from ``first`` up to ``max``, in log space; without ``max`` a bias."""
 
-    ``also_known`` are keys that stand beside the options and may be what a misspelt one means. A learned scale stays
-    the mapping that it is.
+    first: float
+    max: float | None
+
+    def make(self) -> nn.Module:
+        """The module that holds it."""
+        return LearnedBias(self.first) if self.max is None else LearnedScale(self.first, self.max)
+
+
+@dataclass
+class Options:
+    """What a term says of its loss's options: numbers that stay, that change during the run, that are trained."""
+
+    fixed: dict[str, Any] = field(default_factory=dict)
+    scheduled: dict[str, Schedule] = field(default_factory=dict)
+    learned: dict[str, Learned] = field(default_factory=dict)
+
+
+def check_options(
+    given: Mapping[str, Any],
+    options: Mapping[str, Option],
+    path: str,
+    owner: str,
+    also_known: Collection[str] = (),
+    may_change: bool = False,
+) -> tuple[Options, list[Mistake]]:
+    """The options of ``given`` as their types want them, and every mistake: unknown, missing, of the wrong type.
+
+    ``also_known`` are keys that stand beside the options and may be what a misspelt one means. ``may_change``: numbers
+    may be schedules.
     """
-    values, mistakes = {}, []
+    read, mistakes = Options(), []
     for key, value in given.items():
-        option = options.get(key)
+        option, where = options.get(key), f"{path}.{key}"
         if option is None:
-            mistakes.append(Mistake(f"{path}.{key}", _unknown(key, options, path, owner, also_known)))
+            mistakes.append(Mistake(where, _unknown(key, options, path, owner, also_known)))
         elif isinstance(value, Mapping) and "learn" in value:
-            values[key] = value
-            mistakes.extend(_check_learned(value, option, f"{path}.{key}", owner))
+            learned, found = _read_learned(value, option, where, owner)
+            mistakes.extend(found)
+            if learned is not None:
+                read.learned[key] = learned
+        elif may_change and is_number(option) and is_schedule(value):
+            schedule, found = read_schedule(value, where)
+            mistakes.extend(found)
+            if schedule is not None:
+                read.scheduled[key] = schedule
         else:
             try:
-                values[key] = _convert(value, option.annotation)
+                read.fixed[key] = _convert(value, option.annotation)
             except ValueError:
-                wanted = describe(option.annotation) + (" or {learn: NUMBER, max: NUMBER}" if option.learnable else "")
-                mistakes.append(Mistake(f"{path}.{key}", f"expected {wanted}; given {show(value)}"))
+                wanted = _wanted(option, may_change and isinstance(value, Mapping))
+                mistakes.append(Mistake(where, f"expected {wanted}; given {show(value)}"))
     mistakes.extend(
         Mistake(f"{path}.{option.name}", f"is missing: {owner} needs it, {describe(option.annotation)}")
         for option in options.values()
         if option.required and option.name not in given
     )
-    return values, mistakes
+    return read, mistakes
+
+
+def is_number(option: Option) -> bool:
+    """Whether the option takes a number, alone or among other things."""
+    return any(kind in (option.annotation, *get_args(option.annotation)) for kind in (float, int))
+
+
+def is_whole(option: Option) -> bool:
+    """Whether the number must be a whole one."""
+    return float not in (option.annotation, *get_args(option.annotation))
 
 
 def _unknown(key: str, options: Mapping[str, Option], path: str, owner: str, also_known: Collection[str]) -> str:
@@ -51,34 +99,56 @@ def _unknown(key: str, options: Mapping[str, Option], path: str, owner: str, als
     return f"no such option; {owner} {takes}." + (f" Nearest: {', '.join(close)}" if close else "")
 
 
-def _check_learned(value: Mapping[str, Any], option: Option, path: str, owner: str) -> list[Mistake]:
+def _wanted(option: Option, may_change: bool) -> str:
+    words = [describe(option.annotation)]
+    if option.learnable:
+        words.append("{learn: NUMBER}" if _is_bias(option) else "{learn: NUMBER, max: NUMBER}")
+    if may_change and is_number(option):
+        words.append("{from: NUMBER, to: NUMBER}")
+    return " or ".join(words)
+
+
+def _is_bias(option: Option) -> bool:
+    return option.name.endswith("bias")
+
+
+def _read_learned(
+    value: Mapping[str, Any], option: Option, path: str, owner: str
+) -> tuple[Learned | None, list[Mistake]]:
     if not option.learnable:
-        return [Mistake(path, f"{owner} cannot learn this option; give {describe(option.annotation)}")]
-    mistakes = [
-        Mistake(f"{path}.{key}", "no such key; a learned scale takes learn (its first value) and max")
-        for key in value
-        if key not in ("learn", "max")
-    ]
-    first, largest = _number(value["learn"]), _number(value.get("max", DEFAULT_MAX))
+        return None, [Mistake(path, f"{owner} cannot learn this option; give {describe(option.annotation)}")]
+    keys = ("learn",) if _is_bias(option) else ("learn", "max")
+    takes = "a learned bias takes learn, its first value" if _is_bias(option) else _SCALE_TAKES
+    mistakes = [Mistake(f"{path}.{key}", f"no such key; {takes}") for key in value if key not in keys]
+    numbers = {"max": DEFAULT_MAX, **value}
+    first, largest = _number(numbers["learn"]), _number(numbers["max"])
     for key, number in (("learn", first), ("max", largest)):
-        if number is None:
+        if number is None and key in keys:
             mistakes.append(Mistake(f"{path}.{key}", f"expected a number; given {show(value[key])}"))
-    if first is not None and largest is not None and not 0 < first <= largest < float("inf"):
+    if _is_bias(option):
+        return (None if first is None or mistakes else Learned(first, None)), mistakes
+    if first is not None and largest is not None and not 0 < first <= largest:
         said = f"given {first:g} and {largest:g}"
         mistakes.append(Mistake(path, f"a learned scale starts above 0 and at most at its max; {said}"))
-    return mistakes
+    return (None if first is None or mistakes else Learned(first, largest)), mistakes
+
+
+_SCALE_TAKES = "a learned scale takes learn (its first value) and max"
 
 
 def _number(value: Any) -> float | None:
     try:
-        return float(_convert(value, float))
+        number = float(_convert(value, float))
     except ValueError:
         return None
+    return number if abs(number) < float("inf") else None
 
 
 def _convert(value: Any, annotation: Any) -> Any:
     """``value`` as ``annotation``, or ValueError. ``"2e-3"`` is a number to us, ``true`` is none."""
-    if isinstance(value, bool) and annotation in (float, int, float | None, int | None):
+    kinds = (annotation, *get_args(annotation))
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    if bool not in kinds and Any not in kinds and any(isinstance(entry, bool) for entry in entries):
         raise ValueError
     try:
         return TypeAdapter(annotation).validate_python(value)

@@ -1,9 +1,11 @@
-"""One term at work: features in, projected and masked; the loss's value out."""
+"""One term at work: features in, standardised, projected and masked; the loss's value out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +16,18 @@ from xmodal.adapters.projections import PROJECTIONS
 from xmodal.data.hashing import stable_hash
 from xmodal.errors import RunError
 from xmodal.losses import Input, Loss
-from xmodal.objective.checking import CheckedTerm
-from xmodal.objective.layout import arrange, may_move
-from xmodal.objective.references import STUDENT, Reference
+from xmodal.losses.state import Fusion, MemoryBank, RunningStandardisation
+from xmodal.objective.layout import along, arrange, feature_axis, may_move
+from xmodal.objective.masks import given_masks
+from xmodal.objective.options import is_whole
+from xmodal.objective.references import STUDENT, Reference, change
+from xmodal.objective.terms import CheckedTerm
+from xmodal.objective.widths import Plan
 
 
 class BoundTerm(nn.Module):
-    """A sound term with what it trains: its projections, one a projected tap, and its learned scales.
-
-    A learned scale is kept as its logarithm, ``log_<option>``, so that steps are relative; the loss gets it
-    exponentiated.
+    """A sound term with what it trains and keeps: projections and running statistics, one a tap; fusions, learned
+    scales and biases; a memory bank.
     """
 
     def __init__(self, checked: CheckedTerm) -> None:
@@ -32,61 +36,136 @@ class BoundTerm(nn.Module):
             raise ValueError("only a sound term can be bound")
         self.checked = checked
         self.loss: Loss = checked.loss
+        self.sized = not checked.needs_widths
+        self.learned = nn.ModuleDict({name: learned.make() for name, learned in checked.learned.items()})
         self.projections = nn.ModuleDict()
-        for name, (first, _) in checked.learned.items():
-            self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(first))))
+        self.standardisers = nn.ModuleDict()
+        self.fusions = nn.ModuleDict()
+        self.bank: MemoryBank | None = None
 
-    def add_projection(self, reference: Reference, in_dim: int, out_dim: int, seed: int) -> None:
-        """Make the projection of one tap. The same seed gives the same weights, on every rank; no RNG is consumed."""
-        name, key = self.checked.projection, _key(reference)
-        if name is None:
-            raise ValueError("the term has no projection")
-        with torch.random.fork_rng(devices=[]):
-            # the CPU's generator alone: torch.manual_seed would reseed the accelerators too
-            torch.default_generator.manual_seed(stable_hash("projection", seed, self.checked.label, key) >> 1)
-            self.projections[key] = PROJECTIONS[name](in_dim, out_dim, **self.checked.projection_options)
+    def size(self, plan: Plan, seed: int) -> None:
+        """Make what needs sizes. The same seed gives the same weights, on every rank; no RNG is consumed."""
+        entry = self.checked
+        for reference, (in_dim, out_dim) in plan.projections.items():
+            key = _key(reference)
+            with _own_generator("projection", seed, entry.label, key):
+                assert entry.projection is not None  # planned only where there is one
+                self.projections[key] = PROJECTIONS[entry.projection](in_dim, out_dim, **entry.projection_options)
+        for name, (student_dim, teacher_dim) in plan.fusions.items():
+            with _own_generator("fusion", seed, entry.label, name):
+                self.fusions[name] = Fusion(student_dim, teacher_dim)
+        for reference, dim in plan.standardised.items():
+            assert entry.standardize is not None
+            self.standardisers[_key(reference)] = RunningStandardisation(dim, momentum=entry.standardize.momentum)
+        if plan.bank is not None and entry.bank is not None:
+            self.bank = MemoryBank(entry.bank, plan.bank)
+        self.sized = True
 
-    def forward(self, features: Mapping[str, Features], group: ProcessGroup | None = None) -> Tensor:
-        """The loss's mean over its items, unweighted."""
-        if self.checked.projection is not None and not self.projections:
-            raise RunError("a term with a projection needs widths: make the objective with Objective.build")
-        pairs = zip(self.loss.inputs, self.checked.references, strict=True)
-        inputs = [self._input(given, reference, features) for given, reference in pairs]
-        keywords = {**self.checked.options, **self._scales()}
-        if self.checked.mask is not None:
-            keywords["mask"] = valid(features, self.checked.mask)
+    def forward(
+        self, features: Mapping[str, Features], group: ProcessGroup | None = None, progress: float = 0.0
+    ) -> Tensor:
+        """The loss's mean over its items, unweighted. In training mode a memory bank then takes the teacher's rows."""
+        self._check_sized()
+        masks = given_masks(self.checked.masks, features)
+        inputs = {
+            given.name: change(taps, partial(self._input, given, features, masks))
+            for given, taps in zip(self.loss.inputs, self.checked.inputs, strict=True)
+        }
+        keywords: dict[str, Any] = {**self.checked.options, **masks, **self._changing(progress), **self.fusions}
+        keywords |= {name: module() for name, module in self.learned.items()}
+        if self.bank is not None:
+            keywords["bank"] = self.bank.rows.clone()  # the backward pass needs what the push below changes
         if self.loss.kind == "relational":
             keywords["group"] = group
-        return self.loss.function(*inputs, **keywords)
+        value = self.loss.function(*inputs.values(), **keywords)
+        if self.bank is not None and self.training:
+            rows = inputs[self.checked.bank_input]
+            assert isinstance(rows, Tensor)
+            self.bank.push(rows.detach(), group)
+        return value
 
-    def _input(self, given: Input, reference: Reference, features: Mapping[str, Features]) -> Tensor:
+    @torch.no_grad()
+    def observe(self, parts: Sequence[Mapping[str, Features]], group: ProcessGroup | None = None) -> None:
+        """Learn the running statistics of the teachers' features from the parts of one batch."""
+        self._check_sized()
+        seen = set()
+        for given, place, reference in self.checked.standardised:
+            key = _key(reference)
+            if key in seen:
+                continue
+            seen.add(key)
+            rows, valid = [], []
+            for features in parts:
+                feature = _features_last(given, arrange(given, reference, features[reference.model][reference.tap]))
+                mask = _mask_of(given, place, feature, given_masks(self.checked.masks, features))
+                rows.append(feature.flatten(0, -2))
+                valid.append(torch.ones_like(feature[..., 0], dtype=torch.bool) if mask is None else mask)
+            mask = torch.cat([part.flatten() for part in valid])
+            self.standardisers[key](torch.cat(rows), mask=mask, group=group)
+
+    def count(self, features: Mapping[str, Features], num_rows: int) -> Tensor | int:
+        """How many items the mean is over. A relational one is over the samples of all ranks, whatever is masked."""
+        if self.loss.kind == "relational" or not self.checked.masks:
+            return num_rows
+        return self.loss.count_items(given_masks(self.checked.masks, features))
+
+    def _input(
+        self,
+        given: Input,
+        features: Mapping[str, Features],
+        masks: Mapping[str, Any],
+        place: int | str | None,
+        reference: Reference,
+    ) -> Tensor:
         feature = arrange(given, reference, features[reference.model][reference.tap])
         if reference.model != STUDENT:
             # Only the student is taught, but a map on a teacher's features may learn: so cut here, not behind it.
             # Tensors made under inference_mode cannot take part in a backward pass; a copy of one can.
             feature = feature.clone() if feature.is_inference() else feature.detach()
-        key = _key(reference)
-        if key not in self.projections or not may_move(given, reference, self.checked.side):
+        key, axis = _key(reference), feature_axis(given)
+        if key in self.standardisers and given.dtype == "float" and axis is not None:
+            mask = _mask_of(given, place, _features_last(given, feature), masks)
+            feature = along(axis, partial(self.standardisers[key], mask=mask, update=False), feature)
+        if key not in self.projections or axis is None or not may_move(given, reference, self.checked.side):
             return feature
         projection = self.projections[key]
         parameter = next(projection.parameters(), None)
-        projected: Tensor = projection(feature if parameter is None else feature.to(parameter.dtype))
-        return projected
+        return along(axis, projection, feature if parameter is None else feature.to(parameter.dtype))
 
-    def _scales(self) -> dict[str, Tensor]:
-        scales = {}
-        for name, (_, largest) in self.checked.learned.items():
-            parameter = self.get_parameter(f"log_{name}")
-            with torch.no_grad():
-                # In place: clamped only in the formula, a scale beyond its maximum would get no gradient to come back.
-                parameter.clamp_(max=math.log(largest))
-            scales[name] = parameter.exp()
-        return scales
+    def _changing(self, progress: float) -> dict[str, float]:
+        """Options that change during the run; whole numbers stay whole."""
+        values = {name: value for name, value in self.checked.scheduled_at(progress).items() if name != "weight"}
+        return {name: round(value) if is_whole(self.loss.options[name]) else value for name, value in values.items()}
+
+    def _check_sized(self) -> None:
+        if not self.sized:
+            raise RunError(
+                "a term with a projection, a fusion, a memory bank or standardised features needs widths: make the "
+                "objective with Objective.build"
+            )
 
 
-def valid(features: Mapping[str, Features], mask: Reference) -> Tensor:
-    """A mask tap as booleans."""
-    return features[mask.model][mask.tap] != 0
+@contextmanager
+def _own_generator(*parts: str | int) -> Iterator[None]:
+    """Random numbers drawn here depend on ``parts`` alone, and the global generators are as before."""
+    with torch.random.fork_rng(devices=[]):
+        # the CPU's generator alone: torch.manual_seed would reseed the accelerators too
+        torch.default_generator.manual_seed(stable_hash(*parts) >> 1)
+        yield
+
+
+def _mask_of(given: Input, place: int | str | None, feature: Tensor, masks: Mapping[str, Any]) -> Tensor | None:
+    """The mask that says which items of a feature are valid, where one has an entry for each."""
+    names = [f"{given.name.partition('_')[0]}_mask", "mask", "presence"]
+    found = next((masks[name] for name in names if name in masks), None)
+    if isinstance(found, Mapping):
+        found = found.get(place)
+    return found if isinstance(found, Tensor) and found.shape == feature.shape[:-1] else None
+
+
+def _features_last(given: Input, feature: Tensor) -> Tensor:
+    axis = feature_axis(given)
+    return feature if axis is None else feature.movedim(axis, -1)
 
 
 def _key(reference: Reference) -> str:

@@ -1,70 +1,141 @@
-"""Which inputs of a loss must be equally wide, and which projections make them so."""
+"""What a real batch tells of a term: which inputs must be equally wide, and the sizes of what it trains and keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Size
 
 from xmodal.errors import Mistake
 from xmodal.losses import Input, Loss
-from xmodal.objective.checking import CheckedTerm
-from xmodal.objective.layout import is_variadic, may_move
-from xmodal.objective.references import Reference
+from xmodal.objective.layout import feature_axis, fits, may_move, sizes_of, width_name
+from xmodal.objective.references import Reference, each
+from xmodal.objective.terms import CheckedTerm
 
-Plan = dict[Reference, tuple[int, int]]
-"""Reference → widths before and after its projection."""
+Key = int | str | None
+Group = list[tuple[Input, Reference]]
 
 
-def plan_projections(entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]) -> tuple[Plan, list[Mistake]]:
-    """The projections that a term needs, and what none can mend.
+@dataclass
+class Plan:
+    """Sizes: of projections (before, after), by reference; of what is standardised; of memory banks and fusions."""
 
-    Inputs whose annotations share the name of the last axis must be equally wide. Those that may move are the student's
-    (``side: teacher``: the other models'), unless the loss cuts their gradient; they move to the width of the rest.
-    ``shapes`` are those of the taps on a real batch, as the loss gets them.
+    projections: dict[Reference, tuple[int, int]] = field(default_factory=dict)
+    standardised: dict[Reference, int] = field(default_factory=dict)
+    bank: int | None = None
+    fusions: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def plan_widths(entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]) -> tuple[Plan, list[Mistake]]:
+    """What a term needs, and what none can mend. ``shapes`` are those of its taps on a real batch, as the loss gets
+    them, masks included.
     """
-    pairs = list(zip(loss.inputs, entry.references, strict=True))
-    mistakes = [m for given, ref in pairs if (m := _check_rank(loss, given, ref, shapes[ref]))]
-    mistakes.extend(_check_mask(entry, shapes))
+    mistakes = [m for given, _, ref in entry.tensors if (m := _check_rank(loss, given, ref, shapes[ref]))]
+    mistakes.extend(_check_masks(entry, loss, shapes) if not mistakes else [])
     if mistakes:
-        return {}, mistakes
-    plan: Plan = {}
-    for axis in dict.fromkeys(given.width for given in loss.inputs):
-        group = [(given, ref) for given, ref in pairs if given.width == axis]
+        return Plan(), mistakes
+    plan = Plan()
+    plan.projections, mistakes = _plan_projections(entry, loss, shapes)
+    if entry.standardize is not None:
+        for given, _, reference in entry.standardised:
+            axis = feature_axis(given)
+            if axis is None:
+                why = f"{given.name} of {loss.name} has no axis of features: there is nothing to standardise"
+                mistakes.append(Mistake(f"{entry.path}.standardize", why))
+            else:
+                plan.standardised[reference] = shapes[reference][axis]
+    widths = {
+        given.name: plan.projections.get(reference, (0, shapes[reference][-1]))[1]
+        for given, _, reference in entry.tensors
+        if given.dtype == "float"
+    }
+    if entry.bank is not None:
+        plan.bank = widths[entry.bank_input]
+    for name in entry.fusions:
+        modality = name.removesuffix("_fusion")
+        plan.fusions[name] = (widths[f"student_{modality}"], widths[f"teacher_{modality}"])
+    return plan, mistakes
+
+
+def _plan_projections(
+    entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]
+) -> tuple[dict[Reference, tuple[int, int]], list[Mistake]]:
+    """Inputs whose annotations share a width's name must be equally wide, in sequences those at one place.
+
+    Those that may move are the student's (``side: teacher``: the other models'), unless the loss cuts their gradient;
+    they move to the width of the rest.
+    """
+    plan: dict[Reference, tuple[int, int]] = {}
+    mistakes = []
+    width = {
+        ref: shapes[ref][axis]
+        for given, _, ref in entry.tensors
+        if width_name(given) is not None and (axis := feature_axis(given)) is not None
+    }
+    for group in _groups(entry).values():
         moving = [ref for given, ref in group if may_move(given, ref, entry.side)]
         fixed = [ref for given, ref in group if not may_move(given, ref, entry.side)]
-        width = {ref: shapes[ref][-1] for _, ref in group}
         wanted = {width[ref] for ref in fixed}
         if entry.projection is not None and moving and len(wanted) == 1:
             target = wanted.pop()
             plan.update({ref: (width[ref], target) for ref in moving})
-        elif len(set(width.values())) > 1:
+        elif len({width[ref] for _, ref in group}) > 1:
             mistakes.append(Mistake(f"{entry.path}.projection", _differ(loss, moving, fixed, width)))
     if entry.projection is not None and not plan and not mistakes:
-        why = f"there is nothing to project: {loss.name} sets no tap of the student against another model's here"
-        mistakes.append(Mistake(f"{entry.path}.projection", f"{why}; leave `projection` out"))
+        plan = _plan_by_side(entry, loss, width)
+        if not plan:
+            why = f"there is nothing to project: {loss.name} sets no tap of the student against another model's here"
+            mistakes.append(Mistake(f"{entry.path}.projection", f"{why}; leave `projection` out"))
     return plan, mistakes
+
+
+def _groups(entry: CheckedTerm) -> dict[tuple[str, Key], Group]:
+    groups: dict[tuple[str, Key], Group] = {}
+    for given, place, reference in entry.tensors:
+        name = width_name(given)
+        if name is not None:
+            groups.setdefault((name, place if isinstance(place, int) else None), []).append((given, reference))
+    return groups
+
+
+def _plan_by_side(entry: CheckedTerm, loss: Loss, width: Mapping[Reference, int]) -> dict[Reference, tuple[int, int]]:
+    """Where a loss takes one tap of each side, of any widths, a projection that was asked for goes from one to the
+    other's.
+    """
+    if (loss.num_student, loss.num_teacher) != (1, 1) or len(width) != 2:
+        return {}
+    student, teacher = entry.tensors
+    return {student[2]: (width[student[2]], width[teacher[2]])} if may_move(student[0], student[2], entry.side) else {}
 
 
 def _check_rank(loss: Loss, given: Input, reference: Reference, shape: Size) -> Mistake | None:
     """A tap of another number of axes than the loss takes."""
-    if not given.axes or is_variadic(given) or len(shape) == len(given.axes):
+    if fits(given.axes, shape):
         return None
-    wanted = f"[{', '.join(given.axes)}]"
+    wanted = f"[{', '.join(axis.removeprefix('_') for axis in given.axes)}]"
     mend = "; use a pooled tap, such as image.embedding" if len(given.axes) == 2 else ""
     return Mistake(reference.path, f"{reference} is {list(shape)} on this batch; {loss.name} takes {wanted}{mend}")
 
 
-def _check_mask(entry: CheckedTerm, shapes: Mapping[Reference, Size]) -> list[Mistake]:
-    """A mask has an entry for each item of the first input."""
-    if entry.mask is None:
-        return []
-    masked = entry.references[0]
-    given, wanted = list(shapes[entry.mask]), list(shapes[masked])
-    if given == wanted[:-1]:
-        return []
-    why = f"a mask has one entry an item: {wanted[:-1]} for {masked}; {entry.mask} is {given} on this batch"
-    return [Mistake(entry.mask.path, why)]
+def _check_masks(entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]) -> list[Mistake]:
+    """A mask is as large as the axes that it shares with the inputs."""
+    known: dict[str, tuple[tuple[int, ...], Reference]] = {}
+    for given, _, reference in entry.tensors:
+        for axis, size in sizes_of(given.axes, shapes[reference]).items():
+            known.setdefault(axis, (size, reference))
+    mistakes = []
+    for mask in loss.masks:
+        for _, reference in each(entry.masks[mask.name]) if mask.name in entry.masks else ():
+            if not mask.axes or any(axis not in known for axis in mask.axes):
+                continue  # the loss's own check remains
+            wanted = [size for axis in mask.axes for size in known[axis][0]]
+            if list(shapes[reference]) != wanted:
+                masked = known[mask.axes[-1]][1]
+                given_shape = f"{reference} is {list(shapes[reference])} on this batch"
+                why = f"a mask has one entry an item: {wanted} for {masked}; {given_shape}"
+                mistakes.append(Mistake(reference.path, why))
+    return mistakes
 
 
 def _differ(loss: Loss, moving: Sequence[Reference], fixed: Sequence[Reference], width: Mapping[Reference, int]) -> str:

@@ -14,7 +14,7 @@ from xmodal.recipes.options import SchemeOptions, option_mistakes
 from xmodal.taps import resolve_tap
 
 if TYPE_CHECKING:
-    from xmodal.objective.checking import CheckedTerm
+    from xmodal.objective.terms import CheckedTerm
 
 _ONE_OF_TWO = "give max_steps or epochs, one of the two"
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from xmodal.errors import Mistake, hint, nearest
+from xmodal.section import written_as
+from xmodal.term import Schedule, Standardize
 
 _ABBREVIATIONS = {
     "lr": "learning_rate",
@@ -34,6 +36,9 @@ _NOUNS: dict[Any, str] = {
     bool: "true or false",
     list[str]: "a list of texts",
     tuple[float, float]: "two numbers in brackets",
+    Sequence[float]: "a list of numbers",
+    Schedule: "a mapping {from: NUMBER, to: NUMBER}",
+    Standardize: "a mapping {momentum: NUMBER}",
 }
 
 
@@ -42,7 +47,9 @@ def mistakes_of(error: ValidationError, model: type[BaseModel], given: Any) -> l
     found: dict[tuple[str, ...], str] = {}
     for item in error.errors():
         path, field = _locate(item["loc"], model, given)
-        found.setdefault(path, _message(item, path, field, model))
+        own = _own_message(item)
+        if own or path not in found:  # what a validator of ours says is more than that the type is another
+            found[path] = own or _message(item, path, field, model)
     # a union complains once a branch: what is wrong inside the branch that was meant says more
     outer = {path for path in found for other in found if len(other) > len(path) and other[: len(path)] == path}
     return [Mistake(".".join(path), message) for path, message in found.items() if path not in outer]
@@ -58,10 +65,12 @@ def _message(item: Any, path: tuple[str, ...], field: _Place, model: type[BaseMo
             else _EXAMPLES.get(path[-1])
         )
         return f"is missing; such as {example}" if example else f"is missing: {describe(field.annotation, field.info)}"
-    own = item.get("ctx", {}).get("error")
-    if own is not None and str(own):
-        return str(own)
     return f"expected {describe(field.annotation, field.info)}; given {show(item['input'])}"
+
+
+def _own_message(item: Any) -> str:
+    error = item.get("ctx", {}).get("error")
+    return "" if error is None else str(error)
 
 
 class _Place:
@@ -79,8 +88,8 @@ def _locate(location: tuple[int | str, ...], model: type[BaseModel], given: Any)
         if isinstance(value, BaseModel):
             value = value.model_dump()
         section = next((branch for branch in _branches(place.annotation) if is_model(branch)), None)
-        if isinstance(value, Mapping) and section is not None and part in section.model_fields:
-            info = section.model_fields[str(part)]
+        if isinstance(value, Mapping) and section is not None and part in fields_of(section):
+            info = fields_of(section)[str(part)]
             place = _Place(info.annotation, info)
         elif isinstance(value, Mapping) and part in value:
             inner = [get_args(branch)[1] for branch in _branches(place.annotation) if get_origin(branch) is dict]
@@ -105,6 +114,11 @@ def _branches(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) in (Union, types.UnionType):
         return tuple(branch for member in get_args(annotation) for branch in _branches(member))
     return (annotation,)
+
+
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys of a section, as they are written."""
+    return {written_as(name, info): info for name, info in model.model_fields.items()}
 
 
 def is_model(annotation: Any) -> bool:
@@ -139,7 +153,7 @@ def _words(branch: Any) -> list[str]:
         return [str(choice) for choice in get_args(branch)]
     if is_model(branch):
         options = branch.model_config.get("extra") == "allow"
-        return [f"a mapping {{{next(iter(branch.model_fields))}: …}}" if options else "a mapping"]
+        return [f"a mapping {{{next(iter(branch.model_fields))}: …}}" if options else _NOUNS.get(branch, "a mapping")]
     if get_origin(branch) in (dict, Mapping):
         inner = get_args(branch)[1]
         return ["a mapping" if inner is Any else f"a mapping from names to {describe(inner)}"]
@@ -208,7 +222,7 @@ def nearest_key(path: tuple[str, ...], model: type[BaseModel]) -> str:
 
 def _keys(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every key of the schema, a list's index written N."""
-    for name, info in model.model_fields.items():
+    for name, info in fields_of(model).items():
         yield (*prefix, name)
         for branch in _branches(info.annotation):
             if is_model(branch):

@@ -221,8 +221,16 @@ def term_subtitles(recipe: Mapping[str, Any]) -> dict[str, str]:
 
 def _subtitle(term: Mapping[str, Any]) -> str:
     sides = " ← ".join(filter(None, [_side(term.get("student")), _side(term.get("teacher"))]))
-    return f"{sides} · weight\u00a0{numbers.significant(term.get('weight', 1.0))}"
+    return f"{sides} · weight\u00a0{_weight(term.get('weight', 1.0))}"
+
+
+def _weight(weight: Any) -> str:
+    if isinstance(weight, Mapping):  # a schedule
+        return f"{numbers.significant(weight.get('from'))}\u00a0→\u00a0{numbers.significant(weight.get('to'))}"
+    return numbers.significant(weight)
 
 
 def _side(taps: Any) -> str:
-    return ", ".join(map(str, taps)) if isinstance(taps, list) else str(taps or "")
+    if isinstance(taps, Mapping):
+        return ", ".join(map(str, taps.values()))
+    return ", ".join(map(_side, taps)) if isinstance(taps, list) else str(taps or "")

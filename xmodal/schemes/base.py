@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,25 @@ SCHEMES: Registry[type[Scheme]] = Registry("scheme")
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where in its stage a step stands: it is number ``step``, from 0, of ``num_steps``.
+
+    >>> [Progress(step, 5).share for step in (0, 1, 4)]
+    [0.0, 0.25, 1.0]
+    """
+
+    step: int = 0
+    num_steps: int = 1
+    learning_rate_factor: float = 1.0
+    """What multiplies the peak learning rate here."""
+
+    @property
+    def share(self) -> float:
+        """How much of the stage is done: 0 at its first step, 1 at its last. Schedules follow it."""
+        return self.step / max(1, self.num_steps - 1)
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What one step did. Tensors are detached and stay on the device, so that reading them can wait."""
 
@@ -25,6 +44,10 @@ class StepResult:
     grad_norm: Tensor
     skipped: tuple[str, ...] = ()
     """What was not finite (terms, or ``gradient``), where the step was therefore not taken."""
+    scheduled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Term → the weight and options that change during the run, as they were."""
+    term_gradients: Mapping[str, Any] = field(default_factory=dict)
+    """Norms of the terms' own gradients and cosines between them, at steps that look at them."""
 
 
 class Scheme(ABC):
@@ -34,7 +57,7 @@ class Scheme(ABC):
     """
 
     @abstractmethod
-    def step(self, batch: Batch, learning_rate_factor: float) -> StepResult:
+    def step(self, batch: Batch, progress: Progress) -> StepResult:
         """Learn from one (global, or this rank's part of a) batch."""
 
     @property

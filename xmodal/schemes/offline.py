@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,9 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.adapters.encoder import Encoder, Features
 from xmodal.objective import Objective
+from xmodal.objective.references import BATCH, STUDENT
 from xmodal.recipe import Train
-from xmodal.schemes.base import SCHEMES, Scheme, StepResult
-from xmodal.train.batches import Batch, num_rows, split
+from xmodal.schemes.base import SCHEMES, Progress, Scheme, StepResult
+from xmodal.schemes.gradients import TermGradients, keep_compiled_graphs
+from xmodal.schemes.parts import masks_of, shares_of
+from xmodal.schemes.trainee import Trainee
+from xmodal.train.batches import Batch, split, take_fields
 from xmodal.train.distributed import World
 from xmodal.train.ema import make_average, update_average
 from xmodal.train.optimizer import make_optimizer, set_learning_rate
@@ -23,24 +27,6 @@ from xmodal.train.optimizer import make_optimizer, set_learning_rate
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Low, so that finding the scale at which gradients fit into float16 does not look like a training that broke; it grows.
 _FIRST_LOSS_SCALE = 256.0
-
-
-class Trainee(nn.Module):
-    """Everything that is trained, as one module, so that DDP sees every parameter in one forward."""
-
-    def __init__(self, student: Encoder, objective: Objective, precision: torch.dtype) -> None:
-        super().__init__()
-        self.student, self.objective, self.precision = student, objective, precision
-
-    def forward(
-        self, inputs: Mapping[str, Tensor], teachers: Mapping[str, Features], **options: Any
-    ) -> dict[str, Tensor]:
-        """The terms of the objective on one part of a batch."""
-        device = next(iter(inputs.values())).device.type
-        with torch.autocast(device, self.precision, enabled=self.precision is not torch.float32):
-            features = self.student(inputs, self.objective.taps().get("student", ()))
-        values: dict[str, Tensor] = self.objective({"student": features, **teachers}, **options)
-        return values
 
 
 @SCHEMES.register("offline")
@@ -64,9 +50,11 @@ class Offline(Scheme):
         self.precision = _PRECISIONS[settings.precision]
         self.trainee = Trainee(student, objective, self.precision).to(world.device)
         if settings.compile:
+            if settings.term_gradients_every:
+                keep_compiled_graphs()
             student.compile()
         self.average = make_average(student) if settings.ema is not None else None
-        self.optimizer = make_optimizer(self.trainee, settings)
+        self.optimizer = make_optimizer(self.trainee, settings, objective.learning_rate_factors())
         self.scaler = torch.amp.GradScaler(
             world.device.type, init_scale=_FIRST_LOSS_SCALE, enabled=self.precision is torch.float16
         )
@@ -80,36 +68,53 @@ class Offline(Scheme):
     def students(self) -> Mapping[str, Encoder]:
         return {"student": self.average if self.average is not None else self.trainee.student}
 
-    def step(self, batch: Batch, learning_rate_factor: float) -> StepResult:
-        set_learning_rate(self.optimizer, self.settings.learning_rate * learning_rate_factor)
+    def step(self, batch: Batch, progress: Progress) -> StepResult:
+        set_learning_rate(self.optimizer, self.settings.learning_rate * progress.learning_rate_factor)
         self.trainee.train()
         self.optimizer.zero_grad(set_to_none=True)
         statistics = self._statistics()
         parts = split(batch, self.settings.accumulate)
+        objective = self.trainee.objective
+        masks = [masks_of(part, {STUDENT: self.trainee.student, **self.teachers}, objective) for part in parts]
+        others = self._teach_all(parts, masks)
+        shares = shares_of(parts, masks, objective, self._sum_over_ranks, self.world.device)
         terms: dict[str, Tensor] = {}
-        for number, (part, shares) in enumerate(zip(parts, self._shares(parts), strict=True)):
+        looking = self._look_at_gradients(progress)
+        for number, (part, other, share) in enumerate(zip(parts, others, shares, strict=True)):
             with self._sync_only_at(number == len(parts) - 1):
-                values = self.parallel(part["views"]["student"], self._teach(part), group=self._group)
-                shared = {label: value * shares[label] for label, value in values.items()}
-                # DDP averages over ranks what the shares have made a sum.
-                self.scaler.scale(self.trainee.objective.total(shared) * self.world.size).backward()  # type: ignore[no-untyped-call]
+                values = self.parallel(part["views"][STUDENT], other, group=self._group, progress=progress.share)
+                shared = {label: value * share[label] for label, value in values.items()}
+                self._backward(shared, progress, looking)
             for label, value in shared.items():
                 terms[label] = terms.get(label, torch.zeros_like(value)) + value.detach()
-        result = self._update(self._sum_over_ranks(terms))
+        figures = looking.figures(self.scaler.get_scale(), self._sum_over_ranks) if looking is not None else {}
+        result = self._update(self._sum_over_ranks(terms), progress, figures)
         if result.skipped:
             for buffer, before in statistics:
                 buffer.copy_(before)
         return result
 
+    def _backward(self, terms: Mapping[str, Tensor], progress: Progress, looking: TermGradients | None) -> None:
+        objective = self.trainee.objective
+        if looking is not None:
+            weighted = objective.weighted(terms, progress.share)
+            looking.add({label: self.scaler.scale(value) for label, value in weighted.items()})
+        # DDP averages over ranks what the shares have made a sum.
+        self.scaler.scale(objective.total(terms, progress.share) * self.world.size).backward()  # type: ignore[no-untyped-call]
+
+    def _look_at_gradients(self, progress: Progress) -> TermGradients | None:
+        every = self.settings.term_gradients_every
+        return TermGradients(self.trainee.student) if every and (progress.step + 1) % every == 0 else None
+
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
-        # A skipped step must not leave its NaN in the running statistics of a BatchNorm.
+        # A skipped step must not leave its NaN in the running statistics of a BatchNorm, or its rows in a memory bank.
         return [(buffer, buffer.clone()) for buffer in self.trainee.buffers()]
 
-    def _update(self, terms: dict[str, Tensor]) -> StepResult:
+    def _update(self, terms: dict[str, Tensor], progress: Progress, figures: Mapping[str, Any]) -> StepResult:
         self.scaler.unscale_(self.optimizer)
         limit = self.settings.clip_grad if self.settings.clip_grad is not None else float("inf")
         grad_norm = nn.utils.clip_grad_norm_(self.trainee.parameters(), limit)
-        loss = self.trainee.objective.total(terms)
+        loss = self.trainee.objective.total(terms, progress.share)
         skipped = tuple(label for label, value in terms.items() if not bool(torch.isfinite(value)))
         if not skipped and not bool(torch.isfinite(grad_norm)):
             skipped = ("gradient",)
@@ -119,7 +124,21 @@ class Offline(Scheme):
             if self.average is not None and self.settings.ema is not None:
                 update_average(self.average, self.trainee.student, self.settings.ema, self.steps_taken)
         self.scaler.update()  # in float16 a skipped step also halves the loss's scale
-        return StepResult(loss, terms, grad_norm.detach(), skipped)
+        scheduled = self.trainee.objective.scheduled(progress.share)
+        return StepResult(loss, terms, grad_norm.detach(), skipped, scheduled, figures)
+
+    def _teach_all(self, parts: list[Batch], masks: list[dict[str, Features]]) -> Iterable[dict[str, Features]]:
+        """What the objective gets of each part beside the student: teachers' features, and the batch's own fields.
+
+        One part at a time, but where running statistics of all of them are taken first.
+        """
+        objective = self.trainee.objective
+        if not objective.standardizes:
+            return map(self._teach, parts)
+        others = [self._teach(part) for part in parts]
+        seen = [{**other, STUDENT: mask.get(STUDENT, {})} for other, mask in zip(others, masks, strict=True)]
+        objective.observe(seen, group=self._group)
+        return others
 
     def _teach(self, part: Batch) -> dict[str, Features]:
         # no_grad, not inference_mode: a projection may be trained on these features.
@@ -128,21 +147,8 @@ class Offline(Scheme):
             torch.no_grad(),
             torch.autocast(self.world.device.type, self.precision, enabled=self.precision is not torch.float32),
         ):
-            return {name: teacher(part["views"][name], taps.get(name, ())) for name, teacher in self.teachers.items()}
-
-    def _shares(self, parts: list[Batch]) -> list[dict[str, Tensor]]:
-        """For each part, what each term's mean weighs in the whole batch, over all ranks."""
-        objective, device = self.trainee.objective, self.world.device
-        models: dict[str, Encoder] = {"student": self.trainee.student, **self.teachers}
-        counts = []
-        for part in parts:
-            masks = {name: models[name](part["views"][name], taps) for name, taps in objective.mask_taps().items()}
-            counted = objective.counts(masks, num_rows(part))
-            row = [torch.as_tensor(counted[label], dtype=torch.float32, device=device) for label in objective.labels]
-            counts.append(torch.stack(row))
-        table = torch.stack(counts)  # [parts, terms]
-        total = self._sum_over_ranks({"counts": table.sum(0)})["counts"].clamp(min=1)
-        return [dict(zip(objective.labels, row / total, strict=True)) for row in table]
+            features = {name: model(part["views"][name], taps.get(name, ())) for name, model in self.teachers.items()}
+        return {**features, BATCH: take_fields(part, self.trainee.objective.fields())}
 
     @property
     def _group(self) -> dist.ProcessGroup | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from xmodal.errors import DataError
 
 Batch = dict[str, Any]
 """``key``: list of str; ``text``, ``label`` where the data has them; ``views``: model → input → tensor."""
@@ -41,3 +43,20 @@ def split(batch: Batch, parts: int) -> list[Batch]:
         return value[start:stop] if isinstance(value, Tensor | Sequence) else value
 
     return [cut(batch, start, stop) for start, stop in pairwise(bounds)]
+
+
+def tensor_fields(batch: Batch) -> dict[str, Tensor]:
+    """The batch's own fields that are tensors, such as ``label``."""
+    return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def take_fields(batch: Batch, names: Iterable[str]) -> dict[str, Tensor]:
+    """The fields of those names. Raises :class:`DataError` where the batch lacks one: not every sample has it."""
+    fields = tensor_fields(batch)
+    missing = [name for name in names if name not in fields]
+    if missing:
+        raise DataError(
+            f"The objective needs {', '.join(missing)} of every sample, but one of {batch['key'][0]} … "
+            f"{batch['key'][-1]} has none."
+        )
+    return {name: fields[name] for name in names}

@@ -21,7 +21,7 @@ from xmodal.objective import Objective
 from xmodal.recipe import Recipe, Spec, Train
 from xmodal.recipes.models import GIVEN
 from xmodal.schemes import SCHEMES, Scheme
-from xmodal.train.batches import split
+from xmodal.train.batches import split, tensor_fields, to_device
 from xmodal.train.distributed import World
 
 logger = logging.getLogger("xmodal")
@@ -104,13 +104,15 @@ def build_parts(
             model.to(device)
     stream = build_stream(recipe, models, shards, num_workers=0)
     batch = next(iter(stream))
-    few = split(batch, math.ceil(len(batch["key"]) / _DRY_RUN_ROWS))[0]["views"]
+    few = split(batch, math.ceil(len(batch["key"]) / _DRY_RUN_ROWS))[0]
     if device is not None:
-        few = {name: {key: tensor.to(device) for key, tensor in view.items()} for name, view in few.items()}
-    objective = Objective.build(recipe.objective, models, few)
+        few = to_device(few, device)
+    objective = Objective.build(
+        recipe.objective, models, few["views"], fields=tensor_fields(few), seed=recipe.train.seed
+    )
     if before is not None:
         inherit(objective, before[1])
-    sample = {name: {key: tensor[:1] for key, tensor in view.items()} for name, view in few.items()}
+    sample = {name: {key: tensor[:1] for key, tensor in view.items()} for name, view in few["views"].items()}
     return Parts(student, teachers, shards, objective, num_steps, sample)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -51,7 +53,8 @@ def joined(device: str = "auto") -> Iterator[World]:
     world = join(device)
     try:
         yield world
-    except Interrupted:  # on every rank after the same step
+    except Interrupted as stopped:  # on every rank after the same step
+        traceback.clear_frames(stopped.__traceback__)  # or they keep the wrapped modules that _leave waits for
         _leave(world, made_before)
         raise
     _leave(world, made_before)
@@ -59,7 +62,9 @@ def joined(device: str = "auto") -> Iterator[World]:
 
 def _leave(world: World, made_before: bool) -> None:
     if world.size > 1 and not made_before:
-        # Left to the end of the process, threads of the group may still run when it ends, and abort it.
+        # Left to the end of the process, threads of the group may still run when it ends, and abort it; so may what a
+        # wrapped module still holds of the group, and such modules lie in cycles.
+        gc.collect()
         world.barrier()
         dist.destroy_process_group()
 

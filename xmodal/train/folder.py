@@ -26,6 +26,7 @@ _MAY_CHANGE = {
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.evaluate_every",
+    "train.term_gradients_every",
     "description",
     "baseline",
 }

@@ -15,7 +15,7 @@ from rich.console import Console
 from xmodal.data import TrainStream, stable_hash
 from xmodal.errors import Interrupted, RunError
 from xmodal.recipe import Train
-from xmodal.schemes import Scheme, StepResult
+from xmodal.schemes import Progress, Scheme, StepResult
 from xmodal.train.batches import num_rows, to_device
 from xmodal.train.checkpoint import Place, save_checkpoint
 from xmodal.train.distributed import World
@@ -93,7 +93,7 @@ class Loop:
                     # The randomness of a step is a function of the step, so a checkpoint holds no generator's state.
                     torch.manual_seed(stable_hash(settings.seed, stage.number, step, self.world.rank))
                     factor = learning_rate_factor(step, stage.num_steps, settings.schedule, settings.warmup)
-                    result = stage.scheme.step(batch, factor)
+                    result = stage.scheme.step(batch, Progress(step, stage.num_steps, factor))
                     meter.samples += num_rows(batch) * self.world.size
                     place = Place(stage.number, step + 1)
                     last = place.step == stage.num_steps
@@ -105,7 +105,7 @@ class Loop:
                         # One bad batch may be the last; a run that ends amid several has not learned to the end.
                         limit = min(settings.max_nonfinite, 1) if last else settings.max_nonfinite
                         self._warn_or_stop(place, result, meter.skipped_in_a_row, limit)
-                    if records and place.step % record_every == 0:
+                    if records and (place.step % record_every == 0 or result.term_gradients):
                         values = self._values(result, settings.learning_rate * factor, meter)
                         records.write(place, values)
                         bar.update(place.step, values["terms"], meter)
@@ -154,6 +154,7 @@ class Loop:
 
     @staticmethod
     def _values(result: StepResult, learning_rate: float, meter: Meter) -> dict[str, Any]:
+        asked_for = {"scheduled": result.scheduled, "term_gradients": result.term_gradients}
         return {
             "time": round(meter.seconds, 3),
             "loss": result.loss.item(),
@@ -162,6 +163,7 @@ class Loop:
             "grad_norm": result.grad_norm.item(),
             "samples_per_second": round(meter.samples_per_second, 2),
             "data_wait": round(meter.data_wait, 4),
+            **{name: values for name, values in asked_for.items() if values},
         }
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xmodal.recipe import Recipe
+from xmodal.term import Schedule
 from xmodal.train.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def print_plan(console: Console, recipe: Recipe, parts: Parts) -> None:
     for model, taps in parts.objective.taps().items():
         console.print(f"  {model:<10} {', '.join(taps)}", highlight=False)
     for label, term in zip(parts.objective.labels, recipe.objective, strict=True):
-        console.print(f"  term       {label}  weight {term.weight:g}", highlight=False)
+        console.print(f"  term       {label}  weight {_weight(term.weight)}", highlight=False)
     trained = sum(p.numel() for m in (parts.student, parts.objective) for p in m.parameters() if p.requires_grad)
     console.print(
         f"  trained    {trained / 1e6:.1f} M parameters, {parts.num_steps} steps. Nothing was written.", highlight=False
@@ -100,6 +101,10 @@ def _searchable(data: Mapping[str, Any]) -> str:
 
 def _describe(encoder: Encoder) -> str:
     return f"{encoder.name} ({', '.join(encoder.modalities)}, {encoder.num_parameters() / 1e6:.1f} M)"
+
+
+def _weight(weight: float | Schedule) -> str:
+    return f"{weight.first:g} → {weight.last:g}" if isinstance(weight, Schedule) else f"{weight:g}"
 
 
 def _number(value: float | None) -> str:

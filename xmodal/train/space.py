@@ -13,7 +13,7 @@ def embedding_space(recipe: Recipe) -> dict[str, Any] | None:
     """
     teachers = recipe.all_teachers()
     for term in recipe.objective:
-        if term.projection is not None or term.teacher is None:
+        if term.projection is not None or term.standardize or term.teacher is None:
             continue
         student_tap, teacher_tap = _first(term.student, "student"), _first(term.teacher, next(iter(teachers), ""))
         if student_tap[0] != "student" or teacher_tap[0] not in teachers:
@@ -23,7 +23,10 @@ def embedding_space(recipe: Recipe) -> dict[str, Any] | None:
     return None
 
 
-def _first(references: str | list[str], owner: str) -> tuple[str, str]:
-    reference = references if isinstance(references, str) else references[0]
-    model, _, tap = reference.rpartition(":")
+def _first(references: Any, owner: str) -> tuple[str, str]:
+    """Model and tap of the first reference, however deep it stands."""
+    while not isinstance(references, str):
+        entries = list(references.values() if isinstance(references, dict) else references)
+        references = entries[0] if entries else ""
+    model, _, tap = references.rpartition(":")
     return model or owner, tap
