@@ -299,4 +299,5 @@ def test_with_tiles_a_loss_keeps_what_the_page_says(name):
     inputs, options, sizes = inputs_of(name)
     _, kept = cost(name, inputs, {**options, "tile": 64})
     in_one_pass, models = "sig" in name, len(inputs) // 2
-    assert kept < 1.1 * (2 * sizes["B"] * sizes["D_S"] if in_one_pass else 4 * models * sizes["B"])
+    stripe = 64 * models * sizes["B"]  # the logits of the first rows, which the backward pass uses again
+    assert kept < 1.1 * (2 * sizes["B"] * sizes["D_S"] if in_one_pass else 4 * models * sizes["B"] + stripe)

@@ -13,6 +13,8 @@ import torch
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 WORLD_SIZE = 2
+PLAIN = ("clip", "siglip", "soft", "teachers", "mixed", "sigmoid")
+LOSSES = (*PLAIN, *(f"tiled {name}" for name in PLAIN))
 pytestmark = pytest.mark.xdist_group("ranks")  # one worker starts the processes, once
 
 
@@ -69,19 +71,27 @@ def alone(inputs):
     return module.run(inputs, 0, 1, None)
 
 
-@pytest.mark.parametrize("loss", ["clip", "soft", "teachers", "mixed"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_rank_has_the_value_of_the_whole_batch(ranks, alone, loss):
     for rank in ranks:
         torch.testing.assert_close(rank[f"{loss}.value"], alone[f"{loss}.value"], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("loss", ["clip", "soft", "teachers", "mixed"])
-@pytest.mark.parametrize("parameter", ["image", "text", "log_scale"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("parameter", ["image", "text", "log_scale", "bias"])
 def test_the_gradient_averaged_over_ranks_is_that_of_one_rank(ranks, alone, loss, parameter):
     wanted = alone[f"{loss}.{parameter}"]
-    assert (wanted.abs().sum() > 0) == (loss != "mixed" or parameter != "text")
+    idle = {"text": ("mixed",), "bias": ("clip", "soft", "teachers", "mixed")}.get(parameter, ())
+    assert (wanted.abs().sum() > 0) == (loss.removeprefix("tiled ") not in idle)
     for rank in ranks:
         torch.testing.assert_close(rank[f"{loss}.{parameter}"], wanted, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("loss", PLAIN)
+@pytest.mark.parametrize("what", ["value", "image", "text", "log_scale", "bias"])
+def test_tiles_change_nothing_over_ranks(ranks, loss, what):
+    for rank in ranks:
+        torch.testing.assert_close(rank[f"tiled {loss}.{what}"], rank[f"{loss}.{what}"], rtol=1e-9, atol=1e-14)
 
 
 def test_gathered_rows_stand_in_the_order_of_ranks_and_get_what_all_ranks_ask(ranks):

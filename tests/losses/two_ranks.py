@@ -5,13 +5,17 @@ Run as ``python two_ranks.py RANK WORLD_SIZE STORE INPUTS OUTPUT``; the test bes
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import torch
 import torch.distributed as dist
 
-from xmodal.losses import clip_contrastive, soft_contrastive
+from xmodal.losses import clip_contrastive, siglip, soft_contrastive, soft_sigmoid
 from xmodal.losses.distributed import gather_rows, mean_over_ranks
+
+PLAIN = ("clip", "siglip", "soft", "teachers", "mixed", "sigmoid")
+LOSSES = (*PLAIN, *(f"tiled {name}" for name in PLAIN))
 
 
 class Towers(torch.nn.Module):
@@ -22,15 +26,31 @@ class Towers(torch.nn.Module):
         self.image = torch.nn.Parameter(weights["image"].clone())
         self.text = torch.nn.Parameter(weights["text"].clone())
         self.log_scale = torch.nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+        self.bias = torch.nn.Parameter(torch.tensor(-2.0, dtype=torch.float64))
 
     def forward(self, batch: dict[str, torch.Tensor], group: dist.ProcessGroup | None) -> dict[str, torch.Tensor]:
         image, text, scale = batch["x"] @ self.image, batch["y"] @ self.text, self.log_scale.exp()
         teacher = (batch["teacher_image"], batch["teacher_text"])
         scales = {"student_scale": scale, "teacher_scale": 9.0}
-        return {
+        biases = {"student_bias": self.bias, "teacher_bias": -3.0}
+        teachers = [[t, t.flip(1) ** 2] for t in teacher]
+        tiled = {
+            f"tiled {name}": value
+            for name, value in {
+                "clip": clip_contrastive(image, text, logit_scale=scale, group=group, tile=3),
+                "siglip": siglip(image, text, logit_scale=scale, logit_bias=self.bias, group=group, tile=3),
+                "soft": soft_contrastive(image, text, *teacher, **scales, group=group, tile=3, hard_weight=0.3),
+                "teachers": soft_contrastive(image, text, *teachers, **scales, group=group, tile=3),
+                "mixed": soft_contrastive(image, teacher[1], *teacher, **scales, group=group, tile=3),
+                "sigmoid": soft_sigmoid(image, text, *teacher, **scales, **biases, group=group, tile=3),
+            }.items()
+        }
+        return tiled | {
+            "siglip": siglip(image, text, logit_scale=scale, logit_bias=self.bias, group=group),
+            "sigmoid": soft_sigmoid(image, text, *teacher, **scales, **biases, group=group),
             "clip": clip_contrastive(image, text, logit_scale=scale, group=group),
-            "soft": soft_contrastive(image, text, *teacher, **scales, group=group),
-            "teachers": soft_contrastive(image, text, *([t, t.flip(1) ** 2] for t in teacher), **scales, group=group),
+            "soft": soft_contrastive(image, text, *teacher, **scales, group=group, hard_weight=0.3),
+            "teachers": soft_contrastive(image, text, *teachers, **scales, group=group),
             # the student's images against the teacher's own texts, as an image student has it
             "mixed": soft_contrastive(image, teacher[1], *teacher, **scales, group=group),
         }
@@ -45,7 +65,7 @@ def run(
     }
     towers = Towers(inputs)
     results = {}
-    for name in ("clip", "soft", "teachers", "mixed"):
+    for name in LOSSES:
         towers.zero_grad()
         value = towers(batch, group)[name]
         value.backward()
@@ -72,6 +92,10 @@ def main() -> None:
     results["mean"] = mean_over_ranks(torch.tensor(float(rank)), group)
     results["alone"] = clip_contrastive(torch.eye(3), torch.eye(3) * (rank + 1), logit_scale=1.0)
     torch.save(results, output)
+    # What still refers to the group would meet its threads at the end of the process.
+    del results, own, gathered, group
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 
