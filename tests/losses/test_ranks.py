@@ -13,7 +13,7 @@ import torch
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 WORLD_SIZE = 2
-PLAIN = ("clip", "siglip", "soft", "teachers", "mixed", "sigmoid")
+PLAIN = ("clip", "siglip", "soft", "teachers", "mixed", "sharp", "sigmoid")
 LOSSES = (*PLAIN, *(f"tiled {name}" for name in PLAIN))
 pytestmark = pytest.mark.xdist_group("ranks")  # one worker starts the processes, once
 
@@ -81,7 +81,7 @@ def test_every_rank_has_the_value_of_the_whole_batch(ranks, alone, loss):
 @pytest.mark.parametrize("parameter", ["image", "text", "log_scale", "bias"])
 def test_the_gradient_averaged_over_ranks_is_that_of_one_rank(ranks, alone, loss, parameter):
     wanted = alone[f"{loss}.{parameter}"]
-    idle = {"text": ("mixed",), "bias": ("clip", "soft", "teachers", "mixed")}.get(parameter, ())
+    idle = {"text": ("mixed",), "bias": ("clip", "soft", "teachers", "mixed", "sharp")}.get(parameter, ())
     assert (wanted.abs().sum() > 0) == (loss.removeprefix("tiled ") not in idle)
     for rank in ranks:
         torch.testing.assert_close(rank[f"{loss}.{parameter}"], wanted, rtol=1e-9, atol=1e-14)

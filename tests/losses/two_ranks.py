@@ -14,7 +14,7 @@ import torch.distributed as dist
 from xmodal.losses import clip_contrastive, siglip, soft_contrastive, soft_sigmoid
 from xmodal.losses.distributed import gather_rows, mean_over_ranks
 
-PLAIN = ("clip", "siglip", "soft", "teachers", "mixed", "sigmoid")
+PLAIN = ("clip", "siglip", "soft", "teachers", "mixed", "sharp", "sigmoid")
 LOSSES = (*PLAIN, *(f"tiled {name}" for name in PLAIN))
 
 
@@ -32,6 +32,8 @@ class Towers(torch.nn.Module):
         image, text, scale = batch["x"] @ self.image, batch["y"] @ self.text, self.log_scale.exp()
         teacher = (batch["teacher_image"], batch["teacher_text"])
         scales = {"student_scale": scale, "teacher_scale": 9.0}
+        # so sharp that a column's largest logit is far from the other rank's
+        sharp = {"student_scale": 500 * scale, "teacher_scale": 2000.0}
         biases = {"student_bias": self.bias, "teacher_bias": -3.0}
         teachers = [[t, t.flip(1) ** 2] for t in teacher]
         tiled = {
@@ -42,6 +44,7 @@ class Towers(torch.nn.Module):
                 "soft": soft_contrastive(image, text, *teacher, **scales, group=group, tile=3, hard_weight=0.3),
                 "teachers": soft_contrastive(image, text, *teachers, **scales, group=group, tile=3),
                 "mixed": soft_contrastive(image, teacher[1], *teacher, **scales, group=group, tile=3),
+                "sharp": soft_contrastive(image, text, *teacher, **sharp, group=group, tile=3),
                 "sigmoid": soft_sigmoid(image, text, *teacher, **scales, **biases, group=group, tile=3),
             }.items()
         }
@@ -53,6 +56,7 @@ class Towers(torch.nn.Module):
             "teachers": soft_contrastive(image, text, *teachers, **scales, group=group),
             # the student's images against the teacher's own texts, as an image student has it
             "mixed": soft_contrastive(image, teacher[1], *teacher, **scales, group=group),
+            "sharp": soft_contrastive(image, text, *teacher, **sharp, group=group),
         }
 
 

@@ -16,7 +16,7 @@ PRODUCTS = ("float32", "bfloat16")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def check_tiling(tile: int | None, products: str) -> None:
+def check_tiling(tile: object, products: object) -> None:
     """Refuse a tile that is no size, and products that are not to be had."""
     if tile is not None:
         check_count("tile", tile)
