@@ -182,6 +182,16 @@ def test_degenerate_inputs_leave_value_and_gradient_finite(case, kind):
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+def test_nan_in_any_input_is_not_swallowed(case):
+    """A run sees a broken teacher or student by a value that is no number."""
+    for place, given in enumerate(case.loss.inputs):
+        if given.dtype != "float":
+            continue
+        call = case.call()
+        flat(call.inputs[place])[0][2] = float("nan")
+        assert case(call).isnan(), given.name
+
+
 def test_inputs_stay_as_they_were(case):
     call = case.call(masked=True)
     before = [x.clone() for x in call.tensors()]

@@ -278,3 +278,13 @@ def test_a_scale_starts_between_zero_and_its_maximum(first, maximum, message):
 def test_a_bias_starts_at_a_number():
     with pytest.raises(LossError, match="finite"):
         LearnedBias(math.nan)
+
+
+def test_a_batch_that_is_not_finite_leaves_no_trace_in_the_statistics():
+    standardise = RunningStandardisation(3)
+    standardise(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    before = {name: buffer.clone() for name, buffer in standardise.state_dict().items()}
+    broken = torch.ones(8, 3)
+    broken[0, 0] = float("nan")
+    assert standardise(broken).isnan().any()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in standardise.state_dict().items())

@@ -323,3 +323,12 @@ def test_a_compiled_callers_graph_does_not_hold_the_tiles(without_shape_checks, 
         torch.compiler.reset()
         torch.compile(loss, fullgraph=True, backend=backend)(*torch.randn(2, num, 3, requires_grad=True))
     assert counts[0] == counts[1] > 0
+
+
+def test_a_scale_in_one_element_is_a_scale():
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    scale = torch.tensor([10.0], dtype=torch.float64, requires_grad=True)
+    found = clip_contrastive(image, text, logit_scale=scale, tile=2)
+    torch.testing.assert_close(found, clip_contrastive(image, text, logit_scale=10.0))
+    assert torch.autograd.grad(found, scale)[0].shape == (1,)

@@ -62,6 +62,7 @@ def test_a_student_may_learn_without_any_teacher():
         ({"mask": "clip:text.mask"}, "mask", "'clip' is no model"),
         ({"label": "a.b"}, "label", "may hold no dot"),
         ({"label": "values"}, "label", "'values' is a word that torch keeps for itself"),
+        ({"label": "training"}, "label", "'training' is a word that torch keeps for itself"),
         ({"projection": "liner"}, "projection", "'liner' is not a projection. Nearest: linear"),
         ({"projection": {"name": "mlp", "hiden": 3}}, "projection.hiden", "Nearest: objective.0.projection.hidden"),
         (

@@ -45,7 +45,7 @@ def directions(x: Tensor) -> Tensor:
     # By the largest entry first: squares of short or long rows would leave the range of numbers, most of all in the
     # gradient, which holds the length's third power. What scales a row does not change its direction.
     largest = x.detach().abs().amax(-1, keepdim=True)
-    has_length = largest > 0
+    has_length = largest != 0  # so also where it is NaN, which must not pass for a row of zeros
     scaled = x / torch.where(has_length, largest, 1)
     squared = scaled.square().sum(-1, keepdim=True)
     # the inner where keeps 1/sqrt(0) out of the graph: where() alone would pass 0 * inf back

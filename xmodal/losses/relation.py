@@ -302,7 +302,7 @@ def _relative_distances(rows: Tensor, group: ProcessGroup | None) -> Tensor:
     distances = torch.cdist(rows, gather_rows(rows, group), compute_mode="donot_use_mm_for_euclid_dist")
     own, everyone = distances.shape
     mean = gather_rows(distances.sum().reshape(1) / max(own * (everyone - 1), 1), group).mean()
-    return distances / torch.where(mean > 0, mean, 1)
+    return distances / torch.where(mean != 0, mean, 1)
 
 
 def _cosines_of_angles(rows: Tensor, group: ProcessGroup | None) -> Tensor:

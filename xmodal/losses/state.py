@@ -74,8 +74,9 @@ class RunningStandardisation(nn.Module):
 
     The batch at hand is learned from first and standardised then. The first one sets the statistics outright; before
     it, features pass unchanged. A dimension that hardly varies, :math:`s_d` at most ``eps``, is centred and not
-    divided. A batch without a valid item changes nothing. In eval mode, or with ``update=False``, statistics are
-    applied only. They are float32, the same on every rank, saved with ``state_dict``, and get no gradient; features do.
+    divided. A batch without a valid item, or with one that is not finite, changes nothing. In eval mode, or with
+    ``update=False``, statistics are applied only. They are float32, the same on every rank, saved with ``state_dict``,
+    and get no gradient; features do.
 
     UNIC, Sariyildiz et al. 2024, arXiv:2408.05088, standardises its teachers so. Its code starts from mean 0 and
     deviation 1, standardises before it learns, and takes deviations over n − 1.
@@ -136,10 +137,12 @@ class RunningStandardisation(nn.Module):
         mean = (counts * means).sum(0) / total
         deviation = ((spreads + counts * (means - mean).square()).sum(0) / total).sqrt()
 
-        share = torch.where(self.num_batches == 0, 1.0, self.momentum) * (counts.sum() > 0)
-        self.mean.lerp_(mean.to(self.mean), share.to(self.mean))
-        self.deviation.lerp_(deviation.to(self.deviation), share.to(self.deviation))
-        self.num_batches += (counts.sum() > 0).to(self.num_batches)
+        # A batch that is not finite makes its loss so, and is skipped: what it says must not stay behind.
+        learn = (counts.sum() > 0) & mean.isfinite().all() & deviation.isfinite().all()
+        share = torch.where(self.num_batches == 0, 1.0, self.momentum) * learn
+        self.mean.lerp_(torch.where(learn, mean, 0).to(self.mean), share.to(self.mean))
+        self.deviation.lerp_(torch.where(learn, deviation, 0).to(self.deviation), share.to(self.deviation))
+        self.num_batches += learn.to(self.num_batches)
 
 
 class Fusion(nn.Linear):

@@ -54,7 +54,7 @@ def opaque(schema: str, fake: Callable[..., Any]) -> Callable[[F], F]:
 def as_scalar(number: float | Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
     """A number as a tensor on the device of another, without waiting for the device."""
     if isinstance(number, Tensor):
-        return number.to(like.device, dtype)
+        return number.to(like.device, dtype).reshape(())  # a model may hold it in one element, [1]
     return like.new_full((), number, dtype=dtype)
 
 
@@ -83,9 +83,9 @@ class Vectors:
         self._largest, self._inverse = x.new_empty(2, len(x), 1)
         for part in self.parts():
             largest = x[part].abs().amax(1, keepdim=True)
-            self._largest[part] = torch.where(largest > 0, largest, 1)
+            self._largest[part] = torch.where(largest != 0, largest, 1)
             length = torch.linalg.vector_norm(x[part] / self._largest[part], dim=1, keepdim=True)
-            self._inverse[part] = torch.where(largest > 0, length.reciprocal(), 0)
+            self._inverse[part] = torch.where(largest != 0, length.reciprocal(), 0)
 
     def parts(self) -> Iterator[slice]:
         """Which ones to take at a time."""

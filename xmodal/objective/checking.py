@@ -130,7 +130,7 @@ def _check_term(term: Term, path: str, label: str, teachers: Sequence[str]) -> t
 def _check_label(label: str, path: str) -> list[Mistake]:
     if "." in label:
         return [Mistake(f"{path}.label", f"{label!r} is a name for logs and checkpoints: it may hold no dot")]
-    if hasattr(nn.ModuleDict, label):
+    if hasattr(nn.ModuleDict(), label):
         return [Mistake(f"{path}.label", f"{label!r} is a word that torch keeps for itself; take another")]
     return []
 

@@ -43,4 +43,4 @@ def make_optimizer(
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     """Set it in every group, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group["learning_rate_factor"]
+        group["lr"] = learning_rate * group.get("learning_rate_factor", 1.0)
