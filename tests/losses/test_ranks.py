@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
-WORLD_SIZE = 2
 PLAIN = ("clip", "siglip", "soft", "teachers", "mixed", "sharp", "sigmoid")
 LOSSES = (*PLAIN, *(f"tiled {name}" for name in PLAIN))
 pytestmark = pytest.mark.xdist_group("ranks")  # one worker starts the processes, once
@@ -33,34 +29,8 @@ def inputs():
 
 
 @pytest.fixture(scope="module")
-def ranks(inputs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.save(inputs, folder / "inputs.pt")
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                SCRIPT,
-                str(rank),
-                str(WORLD_SIZE),
-                folder / "store",
-                folder / "inputs.pt",
-                folder / f"{rank}.pt",
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=SCRIPT.parents[2],
-            env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])},
-        )
-        for rank in range(WORLD_SIZE)
-    ]
-    try:  # generous: on a busy machine, importing torch alone can take a minute
-        errors = [process.communicate(timeout=400)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * WORLD_SIZE, "\n".join(errors)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+def ranks(inputs, on_two_ranks):
+    return on_two_ranks(SCRIPT, inputs)
 
 
 @pytest.fixture(scope="module")

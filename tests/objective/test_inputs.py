@@ -179,6 +179,9 @@ def test_two_maps_of_unlike_channels_get_a_projection_each_along_their_channels(
     ]
     direct = LOSSES["flow_of_solution"].function(projected, list(maps["teacher"].values()))
     torch.testing.assert_close(objective(maps)["flow_of_solution"], direct)
+    twice = Term(loss="flow_of_solution", student=chosen[:1] * 2, teacher=chosen, projection="linear")
+    with pytest.raises(RecipeError, match=r"student.1 .*meets widths of 3 and of 5 in one term"):
+        Objective.build([twice], models, {"student": {}, "teacher": {}})
 
 
 def test_attention_is_no_map(make_encoder):

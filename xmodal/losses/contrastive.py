@@ -14,7 +14,7 @@ from torch.nn import functional
 from xmodal.errors import LossError
 from xmodal.losses.checks import check_fraction, check_positive
 from xmodal.losses.distributed import first_row, gather_rows, mean_over_ranks
-from xmodal.losses.numerics import directions, products, raise_precision, relative_entropy
+from xmodal.losses.numerics import products, relative_entropy, unit_rows
 from xmodal.losses.registration import loss
 from xmodal.losses.tiled_sigmoid import tiled_sigmoid
 from xmodal.losses.tiled_softmax import tiled_softmax
@@ -56,8 +56,8 @@ def clip_contrastive(
     check_tiling(tile, products)
     if tile is not None:
         return tiled_softmax(image, text, logit_scale, tile=tile, products=products, group=group)[1]
-    logs = [one_way.log_softmax(-1) for one_way in _both_ways(image, text, logit_scale, group)]
-    return mean_over_ranks(_own_pairs(logs, group), group)
+    logs = [logits.log_softmax(-1) for logits in both_ways(image, text, logit_scale, group)]
+    return mean_over_ranks(own_pairs(logs, group), group)
 
 
 @loss(kind="relational")
@@ -98,7 +98,7 @@ def siglip(
     check_tiling(tile, products)
     if tile is not None:
         return tiled_sigmoid((image, text, logit_scale, logit_bias), tile=tile, products=products, group=group)
-    logits = _one_way(image, text, logit_scale, group) + logit_bias
+    logits = one_way(image, text, logit_scale, group) + logit_bias
     pairs = torch.arange(logits.shape[1], device=image.device) - first_row(len(image), group)
     is_pair = pairs == torch.arange(len(image), device=image.device).unsqueeze(1)
     log_likelihood = functional.logsigmoid(torch.where(is_pair, logits, -logits))
@@ -169,14 +169,14 @@ def soft_contrastive(
         student = (student_image, student_text, student_scale)
         soft, hard = tiled_softmax(*student, teachers, tile=tile, products=products, group=group)
         return (1 - hard_weight) * soft + hard_weight * hard if hard_weight else soft
-    logs = [one_way.log_softmax(-1) for one_way in _both_ways(student_image, student_text, student_scale, group)]
+    logs = [logits.log_softmax(-1) for logits in both_ways(student_image, student_text, student_scale, group)]
     losses = []
     for teacher in teachers:
-        targets = [one_way.log_softmax(-1) for one_way in _both_ways(*teacher, group)]
+        targets = [logits.log_softmax(-1) for logits in both_ways(*teacher, group)]
         losses += [relative_entropy(target, log).mean() for target, log in zip(targets, logs, strict=True)]
     value = torch.stack(losses).mean()
     if hard_weight:
-        value = (1 - hard_weight) * value + hard_weight * _own_pairs(logs, group)
+        value = (1 - hard_weight) * value + hard_weight * own_pairs(logs, group)
     return mean_over_ranks(value, group)
 
 
@@ -229,13 +229,13 @@ def soft_sigmoid(
     check_positive("student_scale", student_scale)
     check_positive("teacher_scale", teacher_scale)
     check_tiling(tile, products)
-    scale, bias = _detached(teacher_scale), _detached(teacher_bias)
+    scale, bias = detached(teacher_scale), detached(teacher_bias)
     image, text = teacher_image.detach(), teacher_text.detach()
     if tile is not None:
         student = (student_image, student_text, student_scale, student_bias)
         return tiled_sigmoid(student, (image, text, scale, bias), tile=tile, products=products, group=group)
-    target = _one_way(image, text, scale, group) + bias
-    logits = _one_way(student_image, student_text, student_scale, group) + student_bias
+    target = one_way(image, text, scale, group) + bias
+    logits = one_way(student_image, student_text, student_scale, group) + student_bias
     # −logsigmoid(−x) is softplus(x), which functional.softplus rounds above its threshold
     divergence = functional.logsigmoid(-target) - functional.logsigmoid(-logits) - target.sigmoid() * (logits - target)
     return mean_over_ranks(divergence.sum() / len(student_image), group)
@@ -252,24 +252,25 @@ def check_pairs(image: Tensor, text: Tensor, num_rows: int | None = None) -> Non
         )
 
 
-def _one_way(image: Tensor, text: Tensor, scale: float | Tensor, group: ProcessGroup | None) -> Tensor:
+def one_way(image: Tensor, text: Tensor, scale: float | Tensor, group: ProcessGroup | None) -> Tensor:
     """Scaled cosines of this rank's images with all texts: ``[B, ranks · B]``."""
-    return scale * products(directions(raise_precision(image)), gather_rows(directions(raise_precision(text)), group))
+    return scale * products(unit_rows(image), gather_rows(unit_rows(text), group))
 
 
-def _both_ways(image: Tensor, text: Tensor, scale: float | Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
+def both_ways(image: Tensor, text: Tensor, scale: float | Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
     """Scaled cosines of this rank's images with all texts, and of its texts with all images, ``[B, ranks · B]``."""
-    x, y = directions(raise_precision(image)), directions(raise_precision(text))
+    x, y = unit_rows(image), unit_rows(text)
     return scale * products(x, gather_rows(y, group)), scale * products(y, gather_rows(x, group))
 
 
-def _own_pairs(logs: Sequence[Tensor], group: ProcessGroup | None) -> Tensor:
+def own_pairs(logs: Sequence[Tensor], group: ProcessGroup | None) -> Tensor:
     """Cross-entropy of this rank's rows with their own pairs, from log-probabilities of both ways: their mean."""
     first = first_row(len(logs[0]), group)
     return -torch.stack([log.diagonal(first).mean() for log in logs]).mean()
 
 
-def _detached(number: float | Tensor) -> float | Tensor:
+def detached(number: float | Tensor) -> float | Tensor:
+    """A teacher's scale or bias, without gradient."""
     return number.detach() if isinstance(number, Tensor) else number
 
 
@@ -288,4 +289,4 @@ def _teachers(
             f"{len(scale_list)} scales"
         )
     triples = zip(image_list, text_list, scale_list, strict=True)
-    return [(image.detach(), text.detach(), _detached(scale)) for image, text, scale in triples]
+    return [(image.detach(), text.detach(), detached(scale)) for image, text, scale in triples]

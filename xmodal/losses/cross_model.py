@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from xmodal.errors import LossError
 from xmodal.losses.checks import check_positive
-from xmodal.losses.contrastive import check_pairs
+from xmodal.losses.contrastive import both_ways, check_pairs, one_way, own_pairs
 from xmodal.losses.distributed import first_row, gather_rows, mean_over_ranks
-from xmodal.losses.numerics import directions, products, raise_precision
+from xmodal.losses.numerics import products, unit_rows
 from xmodal.losses.registration import loss
 
 
@@ -49,10 +49,9 @@ def interactive_contrastive(
     """
     check_positive("logit_scale", logit_scale)
     _check_four(student_image, student_text, teacher_image, teacher_text)
-    image, text = _unit_rows(student_image), _unit_rows(student_text)
-    other_image, other_text = _unit_rows(teacher_image.detach()), _unit_rows(teacher_text.detach())
-    both = _match(image, other_text, logit_scale, group) + _match(text, other_image, logit_scale, group)
-    return mean_over_ranks(both / 2, group)
+    by_image = one_way(student_image, teacher_text.detach(), logit_scale, group)
+    by_text = one_way(student_text, teacher_image.detach(), logit_scale, group)
+    return mean_over_ranks(own_pairs([by_image.log_softmax(-1), by_text.log_softmax(-1)], group), group)
 
 
 @loss(kind="relational")
@@ -148,19 +147,13 @@ def augmented_feature(
     image = _fuse("image_fusion", image_fusion, student_image, teacher_image)
     text = _fuse("text_fusion", text_fusion, student_text, teacher_text)
     check_pairs(image, text, len(student_image))
-    both = _match(image, text, logit_scale, group) + _match(text, image, logit_scale, group)
-    return mean_over_ranks(both / 2, group)
-
-
-def _match(rows: Tensor, others: Tensor, scale: float | Tensor, group: ProcessGroup | None) -> Tensor:
-    """Mean over this rank's rows of the cross-entropy of each row's partner among all ranks' ``others``, in nats."""
-    own = torch.arange(len(rows), device=rows.device) + first_row(len(rows), group)
-    return functional.cross_entropy(scale * products(rows, gather_rows(others, group)), own)
+    logs = [logits.log_softmax(-1) for logits in both_ways(image, text, logit_scale, group)]
+    return mean_over_ranks(own_pairs(logs, group), group)
 
 
 def _row_gradients(image: Tensor, text: Tensor, scale: float | Tensor, group: ProcessGroup | None) -> list[Tensor]:
     """B · g of this rank's images as anchors and as keys, and of its texts: four of ``[B, D]``."""
-    x, y = _unit_rows(image), _unit_rows(text)
+    x, y = unit_rows(image), unit_rows(text)
     all_x, all_y = gather_rows(x, group), gather_rows(y, group)
     by_image, by_text = scale * products(x, all_y), scale * products(y, all_x)
     sum_x, sum_y = by_image.logsumexp(-1), by_text.logsumexp(-1)
@@ -178,8 +171,8 @@ def _row_gradients(image: Tensor, text: Tensor, scale: float | Tensor, group: Pr
 
 
 def _fuse(name: str, fusion: Callable[[Tensor], Tensor], student: Tensor, teacher: Tensor) -> Tensor:
-    """Directions of the fused rows, in the precision of the two sides."""
-    s, t = _unit_rows(student), _unit_rows(teacher.detach())
+    """The fused rows, in the precision of the two sides."""
+    s, t = unit_rows(student), unit_rows(teacher.detach())
     dtype = torch.promote_types(s.dtype, t.dtype)
     rows = torch.cat([s.to(dtype), t.to(dtype)], -1)
     parameter = next(fusion.parameters(), None) if isinstance(fusion, nn.Module) else None
@@ -189,11 +182,7 @@ def _fuse(name: str, fusion: Callable[[Tensor], Tensor], student: Tensor, teache
         raise LossError(
             f"{name} must map [B, D_S + D_T] to [B, D_S]; given {list(rows.shape)} it made {list(fused.shape)}"
         )
-    return _unit_rows(fused.to(dtype))
-
-
-def _unit_rows(rows: Tensor) -> Tensor:
-    return directions(raise_precision(rows))
+    return fused.to(dtype)
 
 
 def _check_four(student_image: Tensor, student_text: Tensor, teacher_image: Tensor, teacher_text: Tensor) -> None:

@@ -14,13 +14,13 @@ from xmodal.losses.checks import check_count, check_not_negative, check_positive
 from xmodal.losses.distributed import first_row, gather_rows, mean_over_ranks, num_ranks
 from xmodal.losses.numerics import (
     cosine_distance,
-    directions,
     keep_valid,
     log_softmax_over,
     masked_mean,
     products,
     raise_precision,
     relative_entropy,
+    unit_rows,
 )
 from xmodal.losses.registration import loss
 
@@ -279,7 +279,7 @@ def _as_wide(layer: Tensor, following: Tensor) -> bool:
 
 def _cosines(rows: Tensor, group: ProcessGroup | None) -> Tensor:
     """Of this rank's rows with those of all ranks: ``[B, D]`` → ``[B, ranks · B]``."""
-    x = directions(raise_precision(rows))
+    x = unit_rows(rows)
     return products(x, gather_rows(x, group))
 
 

@@ -52,6 +52,11 @@ def directions(x: Tensor) -> Tensor:
     return torch.where(has_length, scaled * torch.where(has_length, squared, 1).rsqrt(), 0)
 
 
+def unit_rows(x: Tensor) -> Tensor:
+    """Directions, in enough precision."""
+    return directions(raise_precision(x))
+
+
 def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
     """1 − cos of matching rows, the cosine of a row of zeros taken as 0.
 

@@ -12,9 +12,8 @@ from torch.distributed import ProcessGroup
 
 from xmodal.errors import LossError
 from xmodal.losses.checks import check_positive
-from xmodal.losses.contrastive import check_pairs, siglip, soft_sigmoid
-from xmodal.losses.distributed import first_row, gather_rows, mean_over_ranks, num_ranks
-from xmodal.losses.numerics import directions, products, raise_precision
+from xmodal.losses.contrastive import both_ways, check_pairs, detached, own_pairs, siglip, soft_sigmoid
+from xmodal.losses.distributed import mean_over_ranks, num_ranks
 from xmodal.losses.tiled_softmax import tiled_softmax
 from xmodal.losses.tiles import check_tiling
 
@@ -95,7 +94,7 @@ class DistillClipLoss(nn.Module):
         """``contrastive_loss`` and ``distill_loss``, as a mapping or as a pair; ``dist_`` is the teacher's side."""
         device = image_features.device
         rows = (image_features, text_features, dist_image_features.to(device), dist_text_features.to(device))
-        scale, teacher_scale = _number(logit_scale, device), _detached(_number(dist_logit_scale, device))
+        scale, teacher_scale = _number(logit_scale, device), detached(_number(dist_logit_scale, device))
         options: dict[str, Any] = {"tile": self.tile, "products": self.products, "group": self._group()}
         if logit_bias is None:
             hard, soft = _softmax(*rows, scale, teacher_scale, **options)
@@ -146,21 +145,11 @@ def _softmax(
         how: dict[str, Any] = {"tile": tile, "products": products, "group": group}
         divergence, hard = tiled_softmax(image, text, scale, [teacher], **how)
         return hard, divergence + _entropy(*teacher, **how)
-    logs = _log_probabilities(image, text, scale, group)
+    logs = [logits.log_softmax(-1) for logits in both_ways(image, text, scale, group)]
     with torch.no_grad():
-        targets = [log.exp() for log in _log_probabilities(*teacher, group)]
-    first = first_row(len(image), group)
-    hard = torch.stack([log.diagonal(first).mean() for log in logs])
+        targets = [logits.softmax(-1) for logits in both_ways(*teacher, group)]
     soft = torch.stack([(target * log).sum(-1).mean() for target, log in zip(targets, logs, strict=True)])
-    return mean_over_ranks(-hard.mean(), group), mean_over_ranks(-soft.mean(), group)
-
-
-def _log_probabilities(
-    image: Tensor, text: Tensor, scale: float | Tensor, group: ProcessGroup | None
-) -> tuple[Tensor, Tensor]:
-    x, y = directions(raise_precision(image)), directions(raise_precision(text))
-    by_image, by_text = products(x, gather_rows(y, group)), products(y, gather_rows(x, group))
-    return (scale * by_image).log_softmax(-1), (scale * by_text).log_softmax(-1)
+    return mean_over_ranks(own_pairs(logs, group), group), mean_over_ranks(-soft.mean(), group)
 
 
 @torch.no_grad()
@@ -174,7 +163,3 @@ def _entropy(image: Tensor, text: Tensor, scale: float | Tensor, **how: Any) -> 
 def _number(x: float | Tensor, device: torch.device) -> float | Tensor:
     """A scale or bias as losses take it: a model may hold it in one element, ``[1]``, and a cache on the CPU."""
     return x.to(device).reshape(()) if isinstance(x, Tensor) else x
-
-
-def _detached(x: float | Tensor) -> float | Tensor:
-    return x.detach() if isinstance(x, Tensor) else x

@@ -21,6 +21,7 @@ from xmodal.losses.numerics import (
     raise_precision,
     relative_entropy,
     smooth_l1,
+    unit_rows,
 )
 from xmodal.losses.registration import loss
 
@@ -229,7 +230,7 @@ def probabilistic_knowledge_transfer(
     0.0378
     """
     check_rows(student, teacher)
-    s, t = (_log_neighbours(directions(raise_precision(rows)), group) for rows in (student, teacher.detach()))
+    s, t = (_log_neighbours(unit_rows(rows), group) for rows in (student, teacher.detach()))
     return mean_over_ranks(relative_entropy(t, s).mean(), group)
 
 
@@ -278,7 +279,7 @@ def contrastive_representation(
             "student, teacher and bank must be equally wide: [B, D], [B, D] and [K, D]; "
             f"given {list(student.shape)}, {list(teacher.shape)} and {list(bank.shape)}"
         )
-    s, t = (directions(raise_precision(rows)) for rows in (student, teacher.detach()))
+    s, t = (unit_rows(rows) for rows in (student, teacher.detach()))
     past = directions(bank.detach().to(t.dtype))  # what is stored does not say how precisely to compute
     stored = products(s, past).masked_fill((past == 0).all(-1), float("-inf"))
     ways = [torch.cat([products(s, gather_rows(t, group)), stored], dim=1)]

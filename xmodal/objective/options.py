@@ -138,10 +138,9 @@ _SCALE_TAKES = "a learned scale takes learn (its first value) and max"
 
 def _number(value: Any) -> float | None:
     try:
-        number = float(_convert(value, float))
+        return float(_convert(value, float))
     except ValueError:
         return None
-    return number if abs(number) < float("inf") else None
 
 
 def _convert(value: Any, annotation: Any) -> Any:
@@ -151,6 +150,6 @@ def _convert(value: Any, annotation: Any) -> Any:
     if bool not in kinds and Any not in kinds and any(isinstance(entry, bool) for entry in entries):
         raise ValueError
     try:
-        return TypeAdapter(annotation).validate_python(value)
+        return TypeAdapter(annotation, config={"allow_inf_nan": False}).validate_python(value)
     except ValidationError as error:
         raise ValueError from error

@@ -79,7 +79,13 @@ def _plan_projections(
         wanted = {width[ref] for ref in fixed}
         if entry.projection is not None and moving and len(wanted) == 1:
             target = wanted.pop()
-            plan.update({ref: (width[ref], target) for ref in moving})
+            for ref in moving:
+                # One tap has one projection in a term, wherever it stands.
+                before = {to for other, (_, to) in plan.items() if (other.model, other.tap) == (ref.model, ref.tap)}
+                if before - {target}:
+                    why = f"{ref} meets widths of {before.pop()} and of {target} in one term; write a term for each"
+                    mistakes.append(Mistake(ref.path, why))
+                plan[ref] = (width[ref], target)
         elif len({width[ref] for _, ref in group}) > 1:
             mistakes.append(Mistake(f"{entry.path}.projection", _differ(loss, moving, fixed, width)))
     if entry.projection is not None and not plan and not mistakes:
