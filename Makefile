@@ -41,10 +41,12 @@ docs: $(VENV)/.dev  ## build the documentation into site/, strictly
 results: $(VENV)/.dev  ## run the recipe and its baseline with three seeds, write the tables (about 40 minutes on 2 cores)
 	$(BIN)/python benchmarks/results.py
 
-bench: $(VENV)/.dev  ## measure speed: training steps, every loss, tiled losses over batch sizes
+bench: $(VENV)/.dev  ## measure speed: training steps, every loss, tiled losses over batch sizes, streams
 	$(BIN)/python benchmarks/training.py --json benchmarks/training.json
 	$(BIN)/python benchmarks/losses.py --json benchmarks/losses.json
 	$(BIN)/python benchmarks/losses.py --sweep --json benchmarks/losses-sweep.json
+	$(BIN)/python benchmarks/streams.py --json benchmarks/streams.json --docs docs/streams-speed.md
+	$(BIN)/python benchmarks/decoders.py --json benchmarks/decoders.json
 
 clean:  ## remove what building and testing left; runs/ and .venv stay
 	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

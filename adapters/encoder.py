@@ -34,7 +34,23 @@ class Preprocess(Protocol):
         """One augmented sample → this model's inputs, not batched."""
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Inputs of a batch's samples → one mapping of tensors, padded where lengths differ."""
+        """Inputs of a batch's samples → one mapping of tensors, padded where lengths differ.
+
+        One that can be done in two parts has ``gather(items)``, which workers run and whose result is cheap to send,
+        and ``finish(inputs)``, which the process does that asked for the batch.
+        """
+
+
+def gather(preprocess: Preprocess, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first part of ``preprocess.collate``, or all of it."""
+    inputs: dict[str, Any] = getattr(preprocess, "gather", preprocess.collate)(items)
+    return inputs
+
+
+def finish(preprocess: Preprocess, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The second part of ``preprocess.collate``, if there is one."""
+    inputs = preprocess.finish(inputs) if hasattr(preprocess, "finish") else inputs
+    return dict(inputs)
 
 
 class Encoder(nn.Module, ABC):
@@ -95,16 +111,19 @@ class Encoder(nn.Module, ABC):
         *,
         image: Sequence[Image.Image] | None = None,
         text: Sequence[str] | None = None,
+        audio: Sequence[tuple[Any, int]] | None = None,
         taps: Sequence[str] | None = None,
         batch_size: int = 64,
     ) -> Features:
         """Features of raw inputs, in eval mode, on the model's device, returned on the CPU.
 
-        Without ``taps``, the embedding of each modality given. Several modalities must have one entry a sample.
+        A sound is its mono samples ``[frames]`` and their rate in Hz. Without ``taps``, the embedding of each modality
+        given. Several modalities must have one entry a sample.
 
         Raises :class:`AdapterError` where a modality is not one of this model's, or lengths differ.
         """
-        given = {field: values for field, values in (("image", image), ("text", text)) if values is not None}
+        fields = (("image", image), ("text", text), ("audio", audio))
+        given = {field: values for field, values in fields if values is not None}
         wrong = [field for field in given if field not in self.modalities]
         if wrong or not given:
             raise AdapterError(

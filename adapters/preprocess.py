@@ -9,11 +9,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from xmodal.adapters.encoder import Preprocess, Sample
+from xmodal.adapters.encoder import Preprocess, Sample, finish, gather
+from xmodal.data.memory import empty_batch
 from xmodal.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -38,15 +40,53 @@ class ImagePreprocess:
         height, width = self.config["input_size"][-2:]
         return height, width
 
-    def __call__(self, sample: Sample) -> dict[str, Tensor]:
+    def __call__(self, sample: Sample) -> dict[str, Any]:
+        image = to_rgb(sample["image"])
+        if self._fits(image):
+            return {"image": image}  # only collate reads its pixels
         if self._transform is None:
             from timm.data.transforms_factory import create_transform
 
             self._transform = create_transform(**self.config, is_training=False)
-        return {"image": self._transform(to_rgb(sample["image"]))}
+        return {"image": self._transform(image)}
+
+    def _fits(self, image: Image.Image) -> bool:
+        """Whether the transform would leave all pixels as they are, as it does with a training picture."""
+        height, width = self.image_size
+        return self.config["crop_pct"] == 1 and image.size == (width, height) and height == width
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        return {"image": torch.stack([item["image"] for item in items])}
+        return self.finish(self.gather(items))
+
+    def gather(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """The batch as it travels between processes: while all are pictures their bytes, a quarter of the floats."""
+        images = [item["image"] for item in items]
+        if all(isinstance(image, Image.Image) for image in images):
+            pixels = empty_batch((len(images), *self.image_size, 3), torch.uint8)
+            for row, image in zip(pixels.numpy(), images, strict=True):
+                row[:] = image
+            return {"image": pixels}
+        tensors = [image if isinstance(image, Tensor) else self._normalised(image) for image in images]
+        return {"image": torch.stack(tensors, out=empty_batch((len(tensors), *tensors[0].shape), tensors[0].dtype))}
+
+    def finish(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What was gathered, as the network wants it."""
+        images = inputs.get("image")
+        if images is None or images.dtype != torch.uint8:
+            return dict(inputs)
+        batch, height, width, channels = images.shape
+        finished = empty_batch((batch, channels, height, width), torch.float32)
+        statistics = self._statistics()
+        for pixels, out in zip(images, finished, strict=True):  # one by one they stay in the processor's cache
+            _normalise(pixels, out, *statistics)
+        return {**inputs, "image": finished}
+
+    def _normalised(self, image: Image.Image) -> Tensor:
+        return _normalise(torch.from_numpy(np.array(image)), torch.empty(3, *self.image_size), *self._statistics())
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(self.config[name]).view(-1, 1, 1) for name in ("mean", "std"))
+        return mean, std
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config, "_transform": None}
@@ -119,14 +159,27 @@ class JoinedPreprocess:
         return item
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        return self.finish(self.gather(items))
+
+    def gather(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         batch: dict[str, Tensor] = {}
         for part in self.parts:
             if all(field in items[0] for field in part.fields):
-                batch.update(part.collate(items))
+                batch.update(gather(part, items))
         return batch
+
+    def finish(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for part in self.parts:
+            inputs = finish(part, inputs)
+        return dict(inputs)
 
     def __repr__(self) -> str:
         return f"JoinedPreprocess({', '.join(map(repr, self.parts))})"
+
+
+def _normalise(pixels: Tensor, out: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The same operations as timm's, to the bit: uint8 ``[H, W, C]`` → ``out``, float32 ``[C, H, W]``."""
+    return out.copy_(pixels.permute(2, 0, 1)).div_(255).sub_(mean).div_(std)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

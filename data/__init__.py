@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from xmodal.data.indexing import index_shards as index_shards
     from xmodal.data.manifest import Manifest as Manifest
     from xmodal.data.manifest import read_manifest as read_manifest
+    from xmodal.data.mixture import Mixture as Mixture
     from xmodal.data.plan import Plan as Plan
     from xmodal.data.shards import RawSample as RawSample
     from xmodal.data.shards import ShardSet as ShardSet
     from xmodal.data.shards import open_shards as open_shards
     from xmodal.data.stream import EvalStream as EvalStream
     from xmodal.data.stream import TrainStream as TrainStream
+    from xmodal.data.stream_sources import StreamSource as StreamSource
+    from xmodal.data.stream_sources import open_sources as open_sources
     from xmodal.data.uri import expand as expand
     from xmodal.data.writer import ShardWriter as ShardWriter
 
@@ -34,9 +37,11 @@ _EXPORTS = {
     "Finding": "check",
     "Index": "index",
     "Manifest": "manifest",
+    "Mixture": "mixture",
     "Plan": "plan",
     "RawSample": "shards",
     "SampleError": "decode",
+    "StreamSource": "stream_sources",
     "ShardSet": "shards",
     "ShardWriter": "writer",
     "TrainStream": "stream",
@@ -44,6 +49,7 @@ _EXPORTS = {
     "expand": "uri",
     "index_shards": "indexing",
     "open_shards": "shards",
+    "open_sources": "stream_sources",
     "read_index": "index",
     "read_manifest": "manifest",
     "stable_hash": "hashing",

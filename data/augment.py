@@ -7,32 +7,49 @@ from random import Random
 
 from PIL import Image, ImageEnhance
 
+from xmodal.data.decoders import Decoded, Size, decode_picture
+from xmodal.data.erasing import erase
 from xmodal.data.hashing import stable_hash
+from xmodal.data.policies import apply_policy
+from xmodal.data.resizing import Box, corner_color, resize
 from xmodal.recipe import Augment
 
-Box = tuple[float, float, float, float]
-_RESAMPLE = Image.Resampling.BICUBIC
+
+def read_augmented(
+    data: bytes, settings: Augment, *, decoder: str, size: int | None, seed: int, view: int, key: str
+) -> Image.Image:
+    """An encoded training picture, decoded by the named ``decoder`` and changed as :func:`augment` says.
+
+    A decoder that drafts is told how many pixels the crop needs. Raises :class:`MemberError` where the picture is
+    broken.
+    """
+
+    def scale(full_size: Size) -> float:
+        box = _box(full_size, settings, _draws(seed, view, key)[1])
+        return min(1.0, (size or math.inf) / min(box[2] - box[0], box[3] - box[1]))
+
+    picture = decode_picture(data, decoder, scale if size is not None else None)
+    return augment(picture, settings, size=size, seed=seed, view=view, key=key)
 
 
-def augment(image: Image.Image, settings: Augment, *, size: int | None, seed: int, view: int, key: str) -> Image.Image:
-    """A training picture: crop and resize, rotation, flip, colour, in this order.
+def augment(
+    image: Image.Image | Decoded, settings: Augment, *, size: int | None, seed: int, view: int, key: str
+) -> Image.Image:
+    """A training picture: crop and resize, rotation, flip, colour, policy, erasing, in this order.
 
     Returns an RGB picture of ``size`` × ``size`` pixels; where ``size`` is None, of the crop's own size, or of
     ``image``'s without a crop. Without a crop the largest square in the middle is taken, as evaluation does. A
     rotation lays bare corners, which get the mean colour of the picture's own four. Global random generators are
     neither read nor moved.
     """
-    random = Random(stable_hash("augment", seed, view, key))
-    # drawn before any is used, so that switching one change on leaves the others as they were
-    flip, angle, brightness, contrast, saturation, hue, gray = (random.random() for _ in range(7))
-    box = crop_box(image.size, settings, random) if settings.crop_scale else None
-    if size is not None:
-        image = image.resize((size, size), _RESAMPLE, box=box or middle_square(image.size))
-    elif box is not None:
-        image = image.crop(_whole(box))
+    draws, random = _draws(seed, view, key)
+    flip, angle, brightness, contrast, saturation, hue, gray = draws
+    picture = Decoded(image, image.size) if isinstance(image, Image.Image) else image
+    box = _box(picture.full_size, settings, random) if settings.crop_scale or size is not None else None
+    image = resize(picture, box, size)
     if settings.rotation:
         degrees = (2 * angle - 1) * settings.rotation
-        image = image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=_corner_color(image))
+        image = image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=corner_color(image))
     if flip < settings.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if settings.color_jitter:
@@ -46,7 +63,21 @@ def augment(image: Image.Image, settings: Augment, *, size: int | None, seed: in
         image = _turn_hue(image, (2 * hue - 1) * settings.hue_jitter)
     if gray < settings.grayscale:
         image = image.convert("L").convert("RGB")
+    if settings.policy:
+        image = apply_policy(image, settings, seed=seed, view=view, key=key)
+    if settings.erase:
+        image = erase(image, settings, seed=seed, view=view, key=key)
     return image
+
+
+def _draws(seed: int, view: int, key: str) -> tuple[list[float], Random]:
+    """Seven numbers, drawn before any is used, so that switching one change on leaves the others as they were."""
+    random = Random(stable_hash("augment", seed, view, key))
+    return [random.random() for _ in range(7)], random
+
+
+def _box(size: Size, settings: Augment, random: Random) -> Box:
+    return crop_box(size, settings, random) if settings.crop_scale else middle_square(size)
 
 
 def crop_box(size: tuple[int, int], settings: Augment, random: Random) -> Box:
@@ -80,17 +111,6 @@ def middle_square(size: tuple[int, int]) -> Box:
     width, height = size
     side = min(size)
     return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
-
-
-def _whole(box: Box) -> tuple[int, int, int, int]:
-    left, top = round(box[0]), round(box[1])
-    return left, top, max(left + 1, round(box[2])), max(top + 1, round(box[3]))
-
-
-def _corner_color(image: Image.Image) -> tuple[int, ...]:
-    right, bottom = image.width - 1, image.height - 1
-    corners = [image.getpixel(corner) for corner in ((0, 0), (right, 0), (0, bottom), (right, bottom))]
-    return tuple(round(sum(channel) / 4) for channel in zip(*corners, strict=True))
 
 
 def _turn_hue(image: Image.Image, turn: float) -> Image.Image:

@@ -24,7 +24,7 @@ class BadSamples:
     def __init__(self, path: Path | None, *, max_fraction: float, enough: int) -> None:
         self.path, self.max_fraction, self.enough = path, max_fraction, min(enough, _ENOUGH)
         self.read = self.count = 0
-        self._named = _names_in(path)
+        self._named, self._torn = _names_in(path)
 
     def add(self, read: int, bad: Sequence[BadSample]) -> None:
         """Take note of a batch. Raises :class:`DataError` where more than ``max_fraction`` are bad."""
@@ -44,14 +44,30 @@ class BadSamples:
     def _name(self, sample: BadSample) -> None:
         if self.path is None or (sample.shard, sample.key) in self._named:
             return
+        # half a surrogate pair, which JSON can hold and UTF-8 cannot, stays escaped
+        line = json.dumps(asdict(sample), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:  # one write a line: ranks and killed runs leave whole lines
+                file.write(b"\n" + line if self._torn else line)
+        except OSError as error:
+            raise DataError(
+                f"{self.path} cannot be written: {error.strerror or error}. It names samples that cannot be decoded."
+            ) from error
+        self._torn = False
         self._named.add((sample.shard, sample.key))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:  # one write a line: ranks and killed runs leave whole lines
-            file.write(json.dumps(asdict(sample), ensure_ascii=False).encode() + b"\n")
 
 
-def _names_in(path: Path | None) -> set[tuple[str, str]]:
+def _names_in(path: Path | None) -> tuple[set[tuple[str, str]], bool]:
+    """Who is named in the file, and whether its last line is torn, as a disk that was full leaves it."""
     if path is None or not path.exists():
-        return set()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {(line["shard"], line["key"]) for line in map(json.loads, lines)}
+        return set(), False
+    content = path.read_bytes()
+    names = set()
+    for line in content.splitlines():
+        try:
+            entry = json.loads(line)
+            names.add((str(entry["shard"]), str(entry["key"])))
+        except (ValueError, TypeError, KeyError):
+            continue  # torn, or not ours; the sample is named once more when it comes up
+    return names, not content.endswith(b"\n") and bool(content)

@@ -7,20 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
-from xmodal.adapters.encoder import Preprocess
-from xmodal.data.augment import augment
-from xmodal.data.decode import SampleError, decode
+from xmodal.adapters.encoder import Preprocess, finish, gather
+from xmodal.data.decode import SampleError
+from xmodal.data.mixing import mix_batch, mix_groups, mixes
+from xmodal.data.mixture import Mixture
 from xmodal.data.plan import Plan
+from xmodal.data.reading import Reading, as_it_is
 from xmodal.data.shards import ShardSet
+from xmodal.data.stream_sources import StreamSource
+from xmodal.data.upcoming import upcoming_in_plan
 from xmodal.errors import DataError, XmodalError
-from xmodal.recipe import Augment
 
 Batch = dict[str, Any]
 """``key`` list of str; ``text`` list of str and ``label`` int64 ``[B]`` where every sample has them; ``views``: model
-name → input name → tensor."""
+name → input name → tensor; ``present``: field → bool ``[B]``, for fields that some samples of a mixture lack."""
 
 _MAX_ATTEMPTS = 1000
 
@@ -45,8 +50,10 @@ class Loaded:
     error: str | None = None
 
 
-class _Batches(Dataset[Loaded], ABC):
+class Batches(Dataset[Loaded], ABC):
     """Batches by number. A user's mistake comes back as a value: raised in a worker, it would carry a traceback."""
+
+    preprocess: Mapping[str, Preprocess]
 
     def __getitem__(self, number: int) -> Loaded:
         try:
@@ -58,37 +65,59 @@ class _Batches(Dataset[Loaded], ABC):
     def load(self, number: int) -> Loaded:
         """The batch of that number. Raises an XmodalError for data that stop the run."""
 
+    def finish(self, batch: Batch) -> Batch:
+        """The batch with what its models' preprocessing leaves to the process that wants it, not to its workers."""
+        views = {name: finish(self.preprocess[name], inputs) for name, inputs in batch["views"].items()}
+        return {**batch, "views": views}
+
 
 @dataclass
-class TrainBatches(_Batches):
-    """Batch k of a plan, this rank's part, augmented; broken samples replaced by the next ones of their slot."""
+class TrainBatches(Batches):
+    """Batch k of a mixture, this rank's part, augmented; broken samples replaced by the next ones of their slot."""
 
-    shards: ShardSet
-    plan: Plan
+    sources: Sequence[StreamSource]
+    mixture: Mixture
+    plans: Sequence[Plan]
     preprocess: Mapping[str, Preprocess]
-    text: str
-    image_size: int | None
-    augment: Augment
-    views: int | None
+    reading: Reading
     rank: int
     world_size: int
 
     def load(self, number: int) -> Loaded:
-        positions = self.plan.positions(number, self.rank, self.world_size)
-        loaded = Loaded(read=len(positions))
-        samples = [self._sample(position, loaded.bad) for position in positions]
-        loaded.batch = assemble(samples, self.preprocess)
+        loaded = Loaded()
+        samples: list[dict[str, Any]] = []
+        for source, batch in self.mixture.parts(number):
+            plan, shards = self.plans[source], self.sources[source].shards
+            if shards.has_remote:
+                shards.prefetch(upcoming_in_plan(plan, batch, self.rank, self.world_size))
+            positions = plan.positions(batch, self.rank, self.world_size)
+            loaded.read += len(positions)
+            own = [self._sample(source, position, loaded.bad) for position in positions]
+            if mixes(self.reading.augment):  # before any model's own preprocessing: all see the same mixture
+                groups = mix_groups(positions, slots=plan.slots, batch_size=plan.batch_size)
+                own = mix_batch(own, self.reading.augment, seed=self.reading.seed, groups=groups)
+            samples += own
+        loaded.batch = assemble(samples, self.preprocess, mixed=len(self.sources) > 1)
         return loaded
 
-    def _sample(self, position: int, bad: list[BadSample]) -> dict[str, Any]:
-        slot = position % self.plan.slots
-        attempts = min(_MAX_ATTEMPTS, len(self.plan.order.run(slot)))
+    def first(self, number: int, num_rows: int) -> Batch:
+        """The first ``num_rows`` samples of one source's order, as a batch."""
+        samples = [self._sample(number, position, []) for position in range(num_rows)]
+        return self.finish(assemble(samples, self.preprocess, mixed=len(self.sources) > 1))
+
+    def _sample(self, number: int, position: int, bad: list[BadSample]) -> dict[str, Any]:
+        source, plan = self.sources[number], self.plans[number]
+        slot = position % plan.slots
+        attempts = min(_MAX_ATTEMPTS, len(plan.order.run(slot)))
+        fields = fields_of(self.preprocess)
+        if len(self.sources) > 1:
+            fields &= source.fields | {"members", "reinforced"}  # what the others have is not missed here
         reason = ""
         for attempt in range(attempts):
-            sample, epoch = self.plan.sample(position + attempt * self.plan.slots)
-            view = epoch if self.views is None else epoch % self.views
+            sample, epoch = plan.sample(position + attempt * plan.slots)
             try:
-                return self._decode(sample, view)
+                raw = source.shards.read(sample)
+                return self.reading(raw, fields=fields, text=source.text, view=self.reading.view(epoch))
             except SampleError as error:
                 reason = str(error)
                 if attempt == 0:  # a broken replacement is named at its own position
@@ -98,18 +127,9 @@ class TrainBatches(_Batches):
             "Run `xmodal data check` on the shards, or set fewer data.slots if they are few."
         )
 
-    def _decode(self, sample: int, view: int) -> dict[str, Any]:
-        fields = fields_of(self.preprocess)
-        decoded = decode(self.shards.read(sample), fields=fields, text=self.text, view=view, seed=self.plan.seed)
-        if "image" in decoded:
-            decoded["image"] = augment(
-                decoded["image"], self.augment, size=self.image_size, seed=self.plan.seed, view=view, key=decoded["key"]
-            )
-        return decoded
-
 
 @dataclass
-class EvalBatches(_Batches):
+class EvalBatches(Batches):
     """Samples in shard order, as decoded; broken ones are left out."""
 
     shards: ShardSet
@@ -124,7 +144,7 @@ class EvalBatches(_Batches):
         samples = []
         for row in rows:
             try:
-                samples.append(decode(self.shards.read(row), fields=fields_of(self.preprocess), text=self.text))
+                samples.append(as_it_is(self.shards.read(row), fields=fields_of(self.preprocess), text=self.text))
             except SampleError as error:
                 loaded.bad.append(BadSample(error.key, error.shard, error.reason, row))
         loaded.batch = assemble(samples, self.preprocess) if samples else None
@@ -136,12 +156,47 @@ def fields_of(preprocess: Mapping[str, Preprocess]) -> set[str]:
     return {name for each in preprocess.values() for name in each.fields}
 
 
-def assemble(samples: Sequence[dict[str, Any]], preprocess: Mapping[str, Preprocess]) -> Batch:
-    """Decoded samples as a batch, with every model's own view of them."""
+def assemble(samples: Sequence[dict[str, Any]], preprocess: Mapping[str, Preprocess], *, mixed: bool = False) -> Batch:
+    """Decoded samples as a batch, with every model's own view of them, still to be finished.
+
+    Samples of a ``mixed`` stream may lack what others have. Then the batch says in ``present`` who has what, and blanks
+    stand in the views in place of what is missing; what no sample has is in no view.
+    """
     batch: Batch = {"key": [sample["key"] for sample in samples]}
-    if all("text" in sample for sample in samples):
+    known = ("text", "label", *sorted(fields_of(preprocess)))
+    there = {field: [field in sample for sample in samples] for field in known}
+    if all(there["text"]):
         batch["text"] = [sample["text"] for sample in samples]
-    if all("label" in sample for sample in samples):
-        batch["label"] = torch.tensor([sample["label"] for sample in samples], dtype=torch.int64)
-    batch["views"] = {model: each.collate([each(sample) for sample in samples]) for model, each in preprocess.items()}
+    if all(there["label"]) or (mixed and any(there["label"])):
+        batch["label"] = torch.tensor([sample.get("label", -1) for sample in samples], dtype=torch.int64)
+    for name in samples[0].get("features", {}):
+        batch[name] = _stacked(name, samples)
+    if mixed and (missing := {field: rows for field, rows in there.items() if not all(rows)}):
+        batch["present"] = {field: torch.tensor(rows) for field, rows in missing.items()}
+        partly = [field for field, rows in missing.items() if any(rows)]
+        samples = [{**{field: blank(field) for field in partly}, **sample} for sample in samples]
+    absent = {field for field, rows in there.items() if not any(rows)} if mixed else set()
+    batch["views"] = {name: _view(each, samples, absent) for name, each in preprocess.items()}
     return batch
+
+
+def _stacked(name: str, samples: Sequence[dict[str, Any]]) -> torch.Tensor:
+    tensors = [sample["features"][name] for sample in samples]
+    shapes = {tuple(tensor.shape): sample["key"] for tensor, sample in zip(tensors, samples, strict=True)}
+    if len(shapes) > 1:
+        told = "; ".join(f"{key} has {list(shape)}" for shape, key in list(shapes.items())[:3])
+        raise DataError(f"Features {name!r} of one batch differ in shape: {told}. Store them in one shape.")
+    return torch.stack(tensors)
+
+
+def blank(field: str) -> Any:
+    """What stands in a view where a sample lacks ``field``: a black picture, silence, a text without words."""
+    if field == "image":
+        return Image.new("RGB", (8, 8))
+    return (np.zeros(400, dtype=np.float32), 16_000) if field == "audio" else -1 if field == "label" else ""
+
+
+def _view(preprocess: Preprocess, samples: Sequence[dict[str, Any]], absent: set[str]) -> dict[str, Any]:
+    if preprocess.fields and absent.issuperset(preprocess.fields):
+        return {}
+    return gather(preprocess, [preprocess(sample) for sample in samples])

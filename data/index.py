@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tarfile
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from xmodal.data.tarnames import split_name
 from xmodal.errors import DataError
@@ -57,56 +59,92 @@ class Index:
         self._starts.append(len(self._members))
 
 
-def build_index(tar_path: str | Path) -> Index:
+@dataclass(frozen=True)
+class Flaw:
+    """A place in a tar file that keeps it from being a shard."""
+
+    byte: int
+    reason: str
+    last: str
+    """What stands before it, in words."""
+
+    def __str__(self) -> str:
+        return f"broken at byte {self.byte}: {self.reason} ({self.last})"
+
+
+def build_index(tar_path: str | Path, flaws: list[Flaw] | None = None) -> Index:
     """Read the headers of a tar file from first to last.
 
     Raises :class:`DataError` that names the byte and the last good sample where the tar is cut short or broken,
     holds links, devices or sparse files, a name that leaves its folder, a key twice, or no sample at all.
+
+    With a list for ``flaws`` these go there instead, all of them, and the index is of the samples that are sound, as
+    far as the headers can be followed: for a report, not for training. Raises then only for a file that is no tar.
     """
     path = Path(tar_path)
     index = Index(path.name, _size(path))
     seen: set[str] = set()
     key: str | None = None
     members: dict[str, tuple[int, int]] = {}
+    refused = False  # the key at hand is the second of its name: its members belong to no sample
 
-    def broken(byte: int, reason: str) -> DataError:
+    def note(byte: int, reason: str) -> None:
         last = f"last good sample {index.keys[-1]!r}, {len(index)} in all" if index.keys else "no good sample before it"
-        return DataError(f"Shard {path} is broken at byte {byte}: {reason} ({last}). Pack or download it again.")
+        flaw = Flaw(byte, reason, last)
+        if flaws is None:
+            raise DataError(f"Shard {path} is {flaw}. Pack or download it again.")
+        flaws.append(flaw)
 
-    with path.open("rb") as file:
-        for member in _walk(path, file, index.size, broken):
-            if member.isdir():
-                continue
-            if not member.isreg() or member.issparse():
-                kind = "a link" if member.issym() or member.islnk() else "neither a file nor a folder"
-                raise broken(member.offset, f"member {member.name!r} is {kind}; a shard holds plain files only")
-            name = split_name(member.name)
-            if name is None:
-                index.ignored.append(member.name)
-                continue
-            if name.problem:
-                raise broken(member.offset, f"member {member.name!r} {name.problem}")
-            if name.key != key:
-                if key is not None:
-                    index.append(key, members)
-                if name.key in seen:
-                    raise broken(
-                        member.offset, f"key {name.key!r} occurs twice; a sample's members must stand together"
-                    )
-                seen.add(name.key)
-                key, members = name.key, {}
-            if name.extension in members:
-                raise broken(member.offset, f"sample {name.key!r} has two members .{name.extension}")
-            members[name.extension] = (member.offset_data, member.size)
-    if key is None:
+    with _opened(path) as file:
+        try:
+            for member in _walk(path, file, index.size):
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    kind = "a link" if member.issym() or member.islnk() else "neither a file nor a folder"
+                    note(member.offset, f"member {member.name!r} is {kind}; a shard holds plain files only")
+                    continue
+                name = split_name(member.name)
+                if name is None:
+                    index.ignored.append(member.name)
+                    continue
+                if name.problem:
+                    note(member.offset, f"member {member.name!r} {name.problem}")
+                    continue
+                if name.key != key:
+                    if members:
+                        assert key is not None
+                        index.append(key, members)
+                    key, members, refused = name.key, {}, name.key in seen
+                    if refused:
+                        note(member.offset, f"key {name.key!r} occurs twice; a sample's members must stand together")
+                    seen.add(name.key)
+                if name.extension in members:
+                    note(member.offset, f"sample {name.key!r} has two members .{name.extension}")
+                elif not refused:
+                    members[name.extension] = (member.offset_data, member.size)
+        except _Broken as broken:
+            members = {}  # the sample at hand may have lost its rest
+            note(broken.byte, broken.reason)
+    if members:
+        assert key is not None
+        index.append(key, members)
+    if not index.keys and not flaws:
         raise DataError(
             f"Shard {path} holds no sample ({index.size} bytes, {len(index.ignored)} other files). Leave it out."
         )
-    index.append(key, members)
     return index
 
 
-def _walk(path: Path, file: Any, size: int, broken: Any) -> Iterator[tarfile.TarInfo]:
+class _Broken(Exception):  # noqa: N818  becomes a Flaw
+    """From ``byte`` on there is nothing to go by."""
+
+    def __init__(self, byte: int, reason: str) -> None:
+        self.byte, self.reason = byte, reason
+        super().__init__(reason)
+
+
+def _walk(path: Path, file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
     """Members of a tar, none missed in silence: tarfile alone takes a broken header for the end of the archive."""
     if size == 0:
         raise DataError(f"Shard {path} is an empty file (0 bytes). Pack or download it again.")
@@ -122,19 +160,19 @@ def _walk(path: Path, file: Any, size: int, broken: Any) -> Iterator[tarfile.Tar
                 end = member.offset_data + (0 if member.isdir() else -(-member.size // BLOCK) * BLOCK)
                 if member.size < 0 or member.offset_data + member.size > size:
                     needed = f"needs bytes up to {member.offset_data + member.size}, the file has {size}"
-                    raise broken(member.offset, f"member {member.name!r} {needed}")
+                    raise _Broken(member.offset, f"member {member.name!r} {needed}")
                 yield member
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        raise broken(end, f"not a tar header ({error})") from error
+        raise _Broken(end, f"not a tar header ({error})") from error
     file.seek(end)
     trailer = file.read(BLOCK)
     if len(trailer) < BLOCK:
-        raise broken(end, f"the file ends at {size} without the end-of-archive mark: it is cut short")
+        raise _Broken(end, f"the file ends at {size} without the end-of-archive mark: it is cut short")
     if trailer.strip(b"\0"):
-        raise broken(end, "not a tar header (wrong checksum)")
+        raise _Broken(end, "not a tar header (wrong checksum)")
     while chunk := file.read(1 << 20):
         if chunk.strip(b"\0"):
-            raise broken(
+            raise _Broken(
                 file.tell() - len(chunk), "data after the end-of-archive mark; are these several tar files in one?"
             )
 
@@ -180,6 +218,8 @@ def read_index(tar_path: str | Path) -> Index:
             raise ValueError(f"format {found['format']} {found['version']}, expected {_FORMAT} {_VERSION}")
         index = Index(str(found["shard"]), int(found["size"]), ignored=list(found["ignored"]))
         for key, members in found["samples"]:
+            if (".." in key or key[:1] == "/") and (name := split_name(f"{key}.x")) and name.problem:
+                raise ValueError(f"sample {key!r} {name.problem}")
             places = {str(name): (int(offset), int(size)) for name, (offset, size) in members.items()}
             if not all(
                 offset >= BLOCK and size >= 0 and offset + size <= index.size for offset, size in places.values()
@@ -196,12 +236,20 @@ def read_index(tar_path: str | Path) -> Index:
     return index
 
 
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        status = path.stat()
     except OSError as error:
         raise DataError(f"Shard {path} cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+        raise DataError(f"Shard {path} is not a file. Take it out of the folder, or leave it out of the pattern.")
+    return status.st_size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"Shard {path} cannot be read: {error.strerror or error}.") from error

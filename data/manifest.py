@@ -69,12 +69,35 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         return None
     except OSError as error:
         raise DataError(f"Manifest {path} cannot be read: {error.strerror}.") from error
+    return parse_manifest(text, path)
+
+
+class KnownShards:
+    """What is known of a folder's shards without reading them: by its manifest, else by img2dataset's statistics."""
+
+    def __init__(self, folder: str | Path) -> None:
+        from xmodal.data.formats.img2dataset import StatisticsFolder
+
+        self.manifest = read_manifest(folder)
+        self._statistics = StatisticsFolder(folder)
+
+    def entry(self, name: str) -> ShardEntry | None:
+        """The line of the shard called ``name``, None where nothing is known of it.
+
+        Raises :class:`DataError` for a shard that img2dataset has not finished, or in which nothing was downloaded.
+        """
+        listed = self.manifest.entry(name) if self.manifest else None
+        return listed or self._statistics.entry(name)
+
+
+def parse_manifest(text: bytes, where: str | Path) -> Manifest:
+    """The manifest that was read from ``where``. Raises :class:`DataError` where it is broken."""
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:3])
         raise DataError(
-            f"Manifest {path} is broken ({problems}). Remove it; the shards' own indexes are used then."
+            f"Manifest {where} is broken ({problems}). Remove it; the shards' own indexes are used then."
         ) from error
 
 

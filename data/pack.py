@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from xmodal.data.decode import IMAGE_EXTENSIONS, MemberError, opened_image
+from xmodal.data.audio import AUDIO_EXTENSIONS, opened_audio
 from xmodal.data.hashing import stable_hash
+from xmodal.data.images import IMAGE_EXTENSIONS, opened_image
 from xmodal.data.manifest import MANIFEST_NAME, Manifest, write_manifest
+from xmodal.data.members import MemberError
 from xmodal.data.sources import Item, read_source
 from xmodal.data.writer import ShardWriter
 from xmodal.errors import DataError
@@ -38,7 +40,8 @@ def pack(
     Equal sources give equal bytes. ``progress`` is called with samples done and samples in all.
 
     Raises :class:`DataError`, and leaves no file behind, where ``out`` is not empty, the source is not understood, or
-    samples lack a partner or have a picture that cannot be opened; ``incomplete="skip"`` leaves such samples out.
+    samples lack a partner or have a picture or sound that cannot be opened; ``incomplete="skip"`` leaves such samples
+    out.
     """
     out = Path(out)
     found = read_source(source)
@@ -90,6 +93,9 @@ def _load(item: Item, problems: list[str]) -> dict[str, bytes]:
             if extension in IMAGE_EXTENSIONS:
                 with opened_image(data):
                     pass  # its header is that of a picture of reasonable size
+            elif extension in AUDIO_EXTENSIONS:
+                with opened_audio(data):
+                    pass  # likewise of a sound
             members[extension] = data
         return members
     except FileNotFoundError as error:

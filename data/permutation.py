@@ -22,7 +22,7 @@ class Permutation:
     (True, 3)
     """
 
-    __slots__ = ("_high", "_keys", "_low", "count")
+    __slots__ = ("_high", "_keys", "_low", "_turns", "count")
 
     def __init__(self, count: int, key: int) -> None:
         if count < 1:
@@ -32,17 +32,24 @@ class Permutation:
         self._high = -(-count // self._low)
         # the golden ratio's odd multiples keep the rounds' keys apart, as in splitmix64
         self._keys = tuple(_mix((key + turn * 0x9E3779B97F4A7C15) & _MASK) for turn in range(1, _ROUNDS + 1))
+        self._turns = tuple(zip(self._keys[::2], self._keys[1::2], strict=True))
 
     def __call__(self, index: int) -> int:
-        self._check(index)
+        if not 0 <= index < self.count:
+            self._check(index)
+        lows, highs = self._low, self._high
         while True:
-            high, low = divmod(index, self._low)
-            for turn, key in enumerate(self._keys):
-                if turn % 2:
-                    high = (high + _mix(low ^ key)) % self._high
-                else:
-                    low = (low + _mix(high ^ key)) % self._low
-            index = high * self._low + low
+            high, low = divmod(index, lows)
+            for even, odd in self._turns:  # _mix written out: every sample takes some fifty turns
+                number = high ^ even
+                number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+                number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
+                low = (low + (number ^ (number >> 31))) % lows
+                number = low ^ odd
+                number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+                number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
+                high = (high + (number ^ (number >> 31))) % highs
+            index = high * lows + low
             if index < self.count:
                 return index
 

@@ -107,15 +107,6 @@ class Plan:
         owned = self.slots // world_size
         return range(rank * owned, (rank + 1) * owned)
 
-    def difference(self, other_hash: str) -> list[str]:
-        """What another plan's hash says that this one's does not, as ``name: theirs there, ours here``."""
-        ours, theirs = (dict(part.partition("=")[::2] for part in text.split()) for text in (self.hash, other_hash))
-        return [
-            f"{name}: {theirs.get(name, 'unknown')} there, {ours.get(name, 'unknown')} here"
-            for name in dict.fromkeys((*ours, *theirs))
-            if ours.get(name) != theirs.get(name)
-        ]
-
 
 def default_slots(batch_size: int, num_samples: int) -> int:
     """The largest power of two, up to 64 and to the number of samples, that divides the batch size.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from xmodal.data.index import BLOCK, Index
@@ -21,16 +22,16 @@ class RawSample:
 
 
 class ShardReader:
-    """Reads samples of one shard by row. The file closes with the object.
+    """Reads samples of one shard by row. The file, opened here unless it is given, closes with the object.
 
     Every member's own tar header is compared with the index, so that a shard that changed under its index is noticed
     rather than decoded as something else.
     """
 
-    def __init__(self, path: str | Path, index: Index, name: str) -> None:
+    def __init__(self, path: str | Path, index: Index, name: str, file: FileIO | None = None) -> None:
         self.path, self.index, self.name = path, index, name
         try:
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the object
+            self._file = file or open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the object
         except OSError as error:
             raise DataError(f"Shard {path} cannot be read: {error.strerror}.") from error
 

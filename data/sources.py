@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xmodal.data.decode import IMAGE_EXTENSIONS
+from xmodal.data.audio import AUDIO_EXTENSIONS
+from xmodal.data.images import IMAGE_EXTENSIONS
 from xmodal.data.tarnames import split_name
 from xmodal.errors import DataError, hint
 
-AUDIO_EXTENSIONS = ("wav", "flac", "ogg", "mp3", "m4a")
 _TEXT_EXTENSIONS = ("txt", "json", "cls")
 _ABOUT = ("readme", "license", "licence", "notice", "manifest")  # files about the folder, not texts without a picture
 

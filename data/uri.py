@@ -1,4 +1,4 @@
-"""From what a user writes for shards (path, folder, glob, braces, package://) to a list of files."""
+"""From what a user writes for shards (path, folder, glob, braces, package://, address) to a list of files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from xmodal.data.formats.clip_benchmark import read_layout
 from xmodal.errors import DataError, hint, nearest
 
+if TYPE_CHECKING:
+    from xmodal.data.remote.folder import Folders
+
 Shards = str | Path | Sequence[str | Path]
-"""A path, folder, glob or brace pattern, ``package://`` included; or a list of them."""
+"""A path, folder, glob or brace pattern, ``package://`` and addresses included; or a list of them."""
 
 _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -19,23 +24,26 @@ _MAX_EXPANSION = 1_000_000
 _PACKAGE = "package://"
 
 
-def expand(shards: Shards) -> list[str]:
+def expand(shards: Shards, folders: Folders | None = None) -> list[str]:
     """The shard files that ``shards`` names, as strings; a glob's in order of their names.
 
     - ``data/train.tar``, or a folder: every ``*.tar`` in it;
     - ``data/train-*.tar`` (``*``, ``?``, ``[…]``, and ``**`` for folders of any depth);
     - ``data/train-{000..012}.tar``, ``{train,extra}.tar``: every one of them must exist;
     - ``package://emoji/train-*.tar``: sample shards that come with xmodal;
+    - ``s3://bucket/train-{000..012}.tar``, ``https://…``, ``hf://…``, ``gs://…``: addresses; a folder or a glob is
+      answered there by the folder's ``manifest.json``, else by a listing where there is such a thing;
     - a list of any of these.
 
-    Raises :class:`DataError` where a pattern finds nothing or a file is named twice.
+    ``folders`` keeps what was read of remote folders. Raises :class:`DataError` where a pattern finds nothing, a file
+    is named twice, or a remote folder cannot be reached.
     """
     patterns = [shards] if isinstance(shards, str | Path) else list(shards)
     if not patterns:
         raise DataError("No shards were given: an empty list. Give a path, a glob or a brace pattern.")
     found: dict[str, str] = {}
     for pattern in patterns:
-        for path in _expand_one(str(pattern)):
+        for path in _expand_one(str(pattern), folders):
             if path in found:
                 where = f"{found[path]!r} and {str(pattern)!r}" if found[path] != str(pattern) else f"{str(pattern)!r}"
                 raise DataError(f"Shard {path} is named twice, by {where}. Name it once.")
@@ -43,12 +51,33 @@ def expand(shards: Shards) -> list[str]:
     return list(found)
 
 
-def _expand_one(pattern: str) -> list[str]:
+def expand_local(shards: Shards) -> list[str]:
+    """As :func:`expand`, for what works on this machine's files. Raises :class:`DataError` for an address."""
+    for pattern in [shards] if isinstance(shards, str | Path) else shards:
+        if is_address(str(pattern)):
+            raise DataError(
+                f"{pattern} is remote, and this works on files: run it where the shards lie, or copy them to a folder."
+            )
+    return expand(shards)
+
+
+def is_address(pattern: str) -> bool:
+    """Whether ``pattern`` names shards that are not files of this machine, such as ``s3://bucket/train.tar``."""
+    return "://" in pattern and not pattern.startswith((_PACKAGE, "file://", "local://"))
+
+
+def _expand_one(pattern: str, folders: Folders | None) -> list[str]:
+    if is_address(pattern):
+        from xmodal.data.remote.folder import Folders  # local shards need nothing of it
+        from xmodal.data.remote.naming import expand_addresses
+
+        return expand_addresses(pattern, expand_braces(pattern), folders or Folders())
     local = _local(pattern)
     paths: list[str] = []
     for variant in expand_braces(local):
         if Path(variant).is_dir():
-            within = sorted(str(path) for path in Path(variant).glob("*.tar"))
+            layout = read_layout(variant)
+            within = list(layout.shards) if layout else sorted(str(path) for path in Path(variant).glob("*.tar"))
             if not within:
                 raise DataError(f"Folder {variant} holds no .tar file. {_neighbours(Path(variant), '*.tar')}")
             paths += within
@@ -70,13 +99,9 @@ def _local(pattern: str) -> str:
     """``pattern`` as a path of this machine."""
     if pattern.startswith(_PACKAGE):
         return _in_package(pattern)
-    if pattern.startswith("file://"):
-        return pattern.removeprefix("file://")
-    if scheme := re.match(r"^([a-z][a-z0-9+.-]*)://", pattern):
-        raise DataError(
-            f"Shards {pattern!r} are remote ({scheme[1]}); shards are read from this machine's disks. "
-            "Copy them to a folder first and give that."
-        )
+    for scheme in ("file://", "local://"):
+        if pattern.startswith(scheme):
+            return pattern.removeprefix(scheme)
     return str(Path(pattern).expanduser())
 
 

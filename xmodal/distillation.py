@@ -23,6 +23,7 @@ from xmodal.export.loading import load_line
 from xmodal.objective import Objective
 from xmodal.recipe import Recipe, Shards, Spec
 from xmodal.recipes import check, load_recipe, stages
+from xmodal.recipes.cached import without_cache
 from xmodal.recipes.measured import measured_figures
 from xmodal.recipes.models import GIVEN
 from xmodal.report import write_report
@@ -167,7 +168,7 @@ class _Distillation:
         stream = build_stream(
             recipe,
             models,
-            parts.shards,
+            parts.sources,
             num_workers=recipe.data.num_workers,
             world=self.world,
             bad_samples=self.folder.bad_samples,
@@ -192,7 +193,7 @@ class _Distillation:
             tasks=recipe.evaluate.tasks,
             teachers=parts.teachers,
             class_names=recipe.evaluate.class_names,
-            templates=recipe.evaluate.templates,
+            templates=None if recipe.evaluate.templates == ["{}"] else recipe.evaluate.templates,  # the data's own
             num_workers=recipe.data.num_workers,
             text=recipe.data.text,
             gallery=gallery,
@@ -207,7 +208,7 @@ class _Distillation:
         return {
             "xmodal_version": xmodal.__version__,
             "recipe": self.recipe.to_dict(),
-            "teachers": {name: spec.model_dump(mode="json") for name, spec in recipe.all_teachers().items()},
+            "teachers": {name: without_cache(spec) for name, spec in recipe.all_teachers().items()},
             "space": None if space is None else {**space, "dim": parts.student.embed_dim},
             "steps": parts.num_steps,
             "licence": None,

@@ -153,7 +153,7 @@ def _hub() -> Iterator[Finding]:
 
 
 def _zoo_cache() -> Finding:
-    from xmodal.zoo.location import cache_folder, is_offline
+    from xmodal.transfer.addresses import cache_folder, is_offline
 
     return _folder(
         "zoo cache", cache_folder(), "XMODAL_CACHE", ", offline (XMODAL_OFFLINE)" if is_offline(None) else ""

@@ -48,6 +48,10 @@ class ZooError(XmodalError):
     """A zoo index, download or publication that is refused."""
 
 
+class TransferError(ZooError, DataError):
+    """An address that cannot be read or written: a zoo's as well as a remote shard's."""
+
+
 class UnknownNameError(XmodalError, KeyError):
     """A name that a registry does not hold; the message lists the nearest ones it does."""
 

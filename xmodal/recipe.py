@@ -19,7 +19,7 @@ from xmodal.plain import write_yaml
 from xmodal.section import Section, Spec, as_dict
 from xmodal.term import Term
 
-__all__ = ["Augment", "Data", "Evaluate", "Recipe", "Section", "Spec", "Term", "Train", "as_dict"]
+__all__ = ["Augment", "Data", "Evaluate", "Recipe", "Section", "Source", "Spec", "Term", "Train", "as_dict"]
 
 Shards = Union[str, list[str]]  # noqa: UP007  pydantic names the branches of this form
 """A path, a glob or a brace pattern, local, remote or ``package://``; or a list of them."""
@@ -35,30 +35,75 @@ class Augment(Section):
     color_jitter: float = Field(0.0, ge=0, le=1, description="strength for brightness, contrast and saturation")
     hue_jitter: float = Field(0.0, ge=0, le=0.5, description="largest turn of the hue, as a share of the circle")
     grayscale: float = Field(0.0, ge=0, le=1, description="probability of a picture without color")
+    policy: Literal["randaugment", "trivialaugment"] | None = Field(
+        None, description="further changes, drawn from a list: some of one strength, or one of any strength"
+    )
+    policy_changes: int = Field(2, ge=1, description="randaugment: how many changes")
+    policy_magnitude: int = Field(9, ge=0, le=30, description="randaugment: strength of each, of 30")
+    erase: float = Field(0.0, ge=0, le=1, description="probability that a rectangle is filled with noise")
+    erase_scale: tuple[float, float] = Field((0.02, 0.33), description="area of it, as a share of the picture")
+    mixup: float = Field(
+        0.0, ge=0, description="blend with another picture of the batch: Beta(mixup, mixup) of it; 0 is off"
+    )
+    cutmix: float = Field(
+        0.0, ge=0, description="paste a rectangle of another picture of the batch: Beta(cutmix, cutmix) of the area"
+    )
+    mix_share: float = Field(1.0, ge=0, le=1, description="share of the pictures that mixup or cutmix changes")
+    audio_seconds: float | None = Field(
+        None, gt=0, description="longest training sound; of a longer one a part is drawn"
+    )
+    time_masks: int = Field(0, ge=0, description="SpecAugment: stretches of time that are blanked in a spectrogram")
+    time_mask: float = Field(0.1, gt=0, le=1, description="longest of them, as a share of the sound")
+    frequency_masks: int = Field(0, ge=0, description="SpecAugment: bands that are blanked in a spectrogram")
+    frequency_mask: float = Field(0.2, gt=0, le=1, description="widest of them, as a share of the bands")
 
-    @field_validator("crop_scale", "crop_ratio")
+    @field_validator("crop_scale", "crop_ratio", "erase_scale")
     @classmethod
     def _rising(cls, pair: tuple[float, float] | None, info: ValidationInfo) -> tuple[float, float] | None:
-        largest = 1.0 if info.field_name == "crop_scale" else float("inf")
+        largest = float("inf") if info.field_name == "crop_ratio" else 1.0
         if pair is not None and not 0 < pair[0] <= pair[1] <= largest:
             raise ValueError(f"give [smallest, largest], above 0{' and up to 1' if largest == 1 else ''}")
         return pair
 
 
+class Source(Section):
+    """One of several sources of training samples."""
+
+    shards: Shards = Field(description="its shards")
+    weight: float | None = Field(
+        None, gt=0, description="its share of the stream, beside the others'; default: its number of samples"
+    )
+    text: str | None = Field(None, description="as data.text, where this source differs")
+    fields: tuple[Literal["image", "audio", "text", "label"], ...] | None = Field(
+        None, min_length=1, description="what all its samples have; default: what the first one has"
+    )
+
+
 class Data(Section):
     """The shards, what is read of them, and the order in which it comes."""
 
-    train: Shards = Field(description="shards to learn from")
+    train: Shards | dict[str, Shards | Source] = Field(description="shards to learn from, or several sources by name")
+    mix: Literal["batches", "samples"] = Field(
+        "batches", description="of several sources: each batch comes whole from one, or holds samples of all"
+    )
     val: Shards | dict[str, Shards] | None = Field(None, description="shards to measure on, or several sets by name")
     text: str = Field(
         "txt",
         description="member that holds the text, or a dotted path into one: json.caption; of a list, one is picked",
     )
+    label: str = Field("cls", description="member that holds the label, or a dotted path into one: json.label")
+    features: dict[str, str] | None = Field(
+        None,
+        description="stored tensors of each sample, by the name that terms ask for (batch:NAME): emb.npy, "
+        "emb.npz:pooled, emb.safetensors",
+    )
     image_size: int | None = Field(
         None, ge=8, description="side of the augmented training picture, and the student's input, pixels"
     )
     augment: Augment = Field(Augment(), description="random changes to training pictures")
-    decoder: Literal["pil"] = Field("pil", description="what decodes pictures; decoders differ in pixels")
+    decoder: Literal["pil", "pil-draft", "simplejpeg", "simplejpeg-draft", "torchvision"] = Field(
+        "simplejpeg", description="what decodes and resizes training pictures; decoders differ in pixels"
+    )
     num_workers: int = Field(2, ge=0, description="processes that read and decode; the order does not depend on it")
     slots: int | None = Field(
         None, ge=1, description="default: the largest power of two up to 64 that divides the batch size"
@@ -69,6 +114,14 @@ class Data(Section):
         None, ge=1, description="distinct augmentations of a sample; default: a new one every epoch"
     )
     max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of undecodable samples that stops the run")
+
+    @field_validator("features")
+    @classmethod
+    def _free_names(cls, features: dict[str, str] | None) -> dict[str, str] | None:
+        taken = sorted({"key", "text", "label", "views", "present"} & set(features or {}))
+        if taken:
+            raise ValueError(f"a batch has {', '.join(taken)} already; give the features another name")
+        return features
 
 
 class Train(Section):

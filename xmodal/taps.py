@@ -29,7 +29,7 @@ def resolve_tap(tap: str, available: Sequence[str], owner: str) -> str:
     'text.hidden.1'
     """
     stem, layer = layer_of(tap)
-    if layer is not None and layer < 0:
+    if layer is not None and layer < 0 and tap not in available:  # a cache keeps the names that were asked for
         layers = [found for name in available if (found := layer_of(name))[0] == stem and found[1] is not None]
         if -layer <= len(layers):
             tap = f"{stem}.{len(layers) + layer}"

@@ -1,5 +1,5 @@
 """Teachers: importing this package registers them all."""
 
-from xmodal.adapters.teachers import sentence, timm
+from xmodal.adapters.teachers import reinforced, sentence, timm
 
-__all__ = ["sentence", "timm"]
+__all__ = ["reinforced", "sentence", "timm"]

@@ -6,16 +6,21 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 
 import xmodal.adapters
 from xmodal.adapters import Encoder, create_student
-from xmodal.adapters.preprocess import to_rgb
+from xmodal.adapters.encoder import Sample
+from xmodal.adapters.preprocess import ImagePreprocess, to_rgb
+from xmodal.data import TrainStream
 from xmodal.errors import AdapterError
+from xmodal.recipe import Augment
 
 REPOSITORY = Path(xmodal.adapters.__file__).parents[2]
 
@@ -91,3 +96,50 @@ def test_encode_gives_the_same_whatever_the_batch_size(minilm: Encoder) -> None:
     assert torch.allclose(one["text.embedding"], all_["text.embedding"], atol=1e-5)
     mask = one["text.mask"]
     assert torch.allclose(one["text.tokens"][mask], all_["text.tokens"][mask], atol=1e-5)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_training_batch_is_timms_transform_to_the_bit_wherever_it_is_finished(num_workers: int) -> None:
+    class AsTimm:
+        """The pictures that the stream shows, by timm's own transform."""
+
+        fields = ("image",)
+
+        def __call__(self, sample: Sample) -> dict[str, torch.Tensor]:
+            return {"image": create_transform(**config, is_training=False)(sample["image"])}
+
+        def collate(self, items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+            return {"image": torch.stack([item["image"] for item in items])}
+
+    config = {
+        "input_size": (3, 48, 48),
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+    }
+    stream = TrainStream(
+        "package://emoji/train-000000.tar",
+        preprocess={"ours": ImagePreprocess(config), "timm": AsTimm()},
+        batch_size=16,
+        image_size=48,
+        augment=Augment(crop_scale=(0.3, 1.0), flip=0.5),
+        num_workers=num_workers,
+        start_method="fork",
+    )
+    batches = list(islice(stream, 3))  # all kept, so that none may be written over
+    for batch in batches:
+        ours, theirs = batch["views"]["ours"]["image"], batch["views"]["timm"]["image"]
+        assert ours.dtype == torch.float32
+        assert ours.is_contiguous()
+        assert torch.equal(ours, theirs)
+
+
+def test_pictures_of_several_sizes_come_to_one(picture: Callable[..., Image.Image]) -> None:
+    config = {"input_size": (3, 48, 48), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    preprocess = ImagePreprocess({**config, "crop_pct": 1.0, "crop_mode": "center"})
+    transform = create_transform(**preprocess.config, is_training=False)
+    pictures = [picture(3, 48, 48), picture(3, 60, 50), picture(4, 48, 48)]
+    items = [preprocess({"image": image}) for image in pictures]
+    assert torch.equal(preprocess.collate(items)["image"], torch.stack([transform(image) for image in pictures]))

@@ -12,7 +12,7 @@ def test_the_registries_hold_every_adapter() -> None:
     import xmodal.adapters.students
     import xmodal.adapters.teachers  # noqa: F401
 
-    assert list(TEACHERS) == ["sentence", "timm"]
+    assert list(TEACHERS) == ["reinforced", "sentence", "timm"]
     assert list(STUDENTS) == ["clip", "image", "text"]
 
 

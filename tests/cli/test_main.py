@@ -29,6 +29,7 @@ def test_the_commands_are_those_of_the_design():
         "distill",
         *(f"recipes {name}" for name in ("list", "show", "copy", "check")),
         *(f"data {name}" for name in ("pack", "index", "check", "show", "keys")),
+        "cache",
         "evaluate",
         "search",
         "report",

@@ -113,7 +113,8 @@ PICTURE = encoded(Image.fromarray(NOISE[..., :3]))
         ({"cls": b"cat"}, ("label",), "not an integer"),
         ({"cls": b""}, ("label",), "not an integer"),
         ({"cls": b"9" * 5000}, ("label",), "not an integer"),
-        ({"wav": b"x"}, ("audio",), "no decoder for audio"),
+        ({"wav": b"x"}, ("audio",), "sound is not one of WAV"),
+        ({"wav": b"x"}, ("video",), "no decoder for video; there are image, audio, text and label"),
     ],
 )
 def test_what_cannot_be_decoded_is_a_sample_error_that_names_sample_shard_and_reason(members, fields, reason):

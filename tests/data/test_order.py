@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xmodal.data.mixture import difference
 from xmodal.data.order import BlockShuffle, Order
 from xmodal.data.plan import Plan, default_slots
 from xmodal.errors import DataError
@@ -221,9 +222,9 @@ def test_the_hash_says_whether_positions_mean_the_same():
     hashes = {make(**{name: value}).hash for name, value in changes.items()}
     assert len(hashes | {make().hash}) == len(changes) + 1
     assert make().hash == make(slots=64).hash
-    assert make().difference(make().hash) == []
-    assert make(window=99).difference(make().hash) == ["window: 1024 there, 99 here"]
-    assert make().difference("nonsense")  # a foreign state is not taken for this plan's
+    assert difference(make().hash, make().hash) == []
+    assert difference(make(window=99).hash, make().hash) == ["window: 1024 there, 99 here"]
+    assert difference(make().hash, "nonsense")  # a foreign state is not taken for this plan's
 
 
 def test_the_order_of_a_seed_stays_what_it_was():

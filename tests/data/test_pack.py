@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import wave
 
 import pytest
 import webdataset
@@ -18,6 +20,17 @@ from xmodal.data.pack import pack
 from xmodal.errors import DataError
 
 
+def sound():
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(1600))
+    return buffer.getvalue()
+
+
+SOUND = sound()
+
+
 def samples(folder):
     shards = open_shards(folder)
     return {raw.key: raw.members for raw in map(shards.read, range(shards.num_samples))}
@@ -27,7 +40,7 @@ def test_pairs_are_packed_byte_for_byte_into_shards_of_the_size_asked_for(pair_f
     (pair_folder / "sub.v1").mkdir()
     (pair_folder / "sub.v1" / "deep.name.JPG").write_bytes((pair_folder / "item0.png").read_bytes())
     (pair_folder / "sub.v1" / "deep.name.txt").write_text("deep")
-    (pair_folder / "item0.wav").write_bytes(b"RIFF")
+    (pair_folder / "item0.wav").write_bytes(SOUND)
     (pair_folder / "README.md").write_text("about")
     (pair_folder / ".DS_Store").write_text("x")
     manifest = pack(pair_folder, tmp_path / "out", shard_size=3)
@@ -95,7 +108,7 @@ def test_tables_give_picture_text_label_and_keep_other_columns(tmp_path, picture
     (tmp_path / "images").mkdir()
     for number in range(2):
         (tmp_path / "images" / f"p.{number}.png").write_bytes(picture((number, 0, 0)))
-    (tmp_path / "say.wav").write_bytes(b"RIFF")
+    (tmp_path / "say.wav").write_bytes(SOUND)
     rows = [
         {"image": "images/p.0.png", "text": 'one, "quoted"\nline', "audio": "say.wav", "label": "cat", "source": "web"},
         {"image": "images/p.1.png", "text": "zwei ö", "audio": "say.wav", "label": "ant", "source": "book"},
@@ -134,9 +147,11 @@ def test_samples_that_are_not_whole_are_all_named_and_nothing_is_written(pair_fo
     (pair_folder / "item2.png").unlink()
     (pair_folder / "item3.png").write_bytes(b"no picture")
     (pair_folder / "item4.txt").write_bytes(b"")
-    with pytest.raises(DataError, match="4 of 7 samples") as error:
+    (pair_folder / "item5.wav").write_bytes(SOUND[:-200])
+    with pytest.raises(DataError, match="5 of 7 samples") as error:
         pack(pair_folder, tmp_path / "out", shard_size=1)
-    for part in ("item1: has no text", "item2: has no picture", "item3: picture is not one of", "item4: .txt is empty"):
+    parts = ("item1: has no text", "item2: has no picture", "item3: picture is not one of", "item4: .txt is empty")
+    for part in (*parts, "item5: sound is cut short"):
         assert part in str(error.value)
     assert not (tmp_path / "out").exists()
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xmodal.data.uri import expand, expand_braces
+from xmodal.data.uri import expand, expand_braces, expand_local, is_address
 from xmodal.errors import DataError
 
 
@@ -54,7 +54,8 @@ def test_a_name_that_finds_nothing_says_where_and_what_is_near(folder):
     ("shards", "message"),
     [
         ([], "empty list"),
-        ("s3://bucket/x.tar", "remote"),
+        ("s3://bucket/x{5..1}.tar", "upwards"),
+        ("zip://x.tar::s3://bucket/y.zip", "chains"),
         ("x{1}.tar", "neither a range"),
         ("x{5..1}.tar", "upwards"),
         ("x{0..99999999}.tar", "at most"),
@@ -83,3 +84,23 @@ def test_sample_shards_come_with_the_package():
 def test_an_existing_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path):
     (tmp_path / "a[1].tar").touch()
     assert names(expand(str(tmp_path / "a[1].tar"))) == ["a[1].tar"]
+
+
+def test_a_remote_shard_named_in_full_is_taken_as_it_is_and_nobody_is_asked():
+    addresses = [f"s3://no-such-bucket/x-{number}.tar" for number in range(3)]
+    assert expand("s3://no-such-bucket/x-{0..2}.tar") == addresses
+    assert expand("https://nowhere.invalid/a%20b.tar?key=1") == ["https://nowhere.invalid/a%20b.tar?key=1"]
+    with pytest.raises(DataError, match="named twice"):
+        expand([*addresses, addresses[0]])
+
+
+def test_addresses_are_told_from_files(folder):
+    assert [is_address(shards) for shards in ("s3://b/x.tar", "memory://x", f"file://{folder}", "package://emoji")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert expand_local(folder) == expand(folder)
+    with pytest.raises(DataError, match=r"s3://b/x\.tar is remote, and this works on files"):
+        expand_local([folder, "s3://b/x.tar"])

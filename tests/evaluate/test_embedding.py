@@ -120,11 +120,12 @@ def test_texts_and_labels_are_none_only_where_a_sample_has_none(make_shard, make
         assert found.labels == [7, None, None, 0]
 
 
-def test_samples_that_do_not_decode_are_left_out_and_counted(make_shard, make_encoder, animals):
+def test_samples_that_do_not_decode_are_left_out_counted_and_named(make_shard, make_encoder, animals, caplog):
     rows = [*animals[:5], {"key": "broken", "bytes": b"not a picture", "text": "x"}, *animals[5:]]
     found = embed(make_encoder(), make_shard(rows), modality="image", batch_size=4)
     assert found.keys == [row["key"] for row in animals]
     assert found.bad == 1
+    assert "1 of 61 samples are left out; the first is 'broken' of" in caplog.text
 
 
 def test_shards_without_the_modality_are_an_error_that_says_where_to_look(make_shard, make_encoder, animals):

@@ -13,6 +13,7 @@ from jaxtyping import TypeCheckError, jaxtyped
 
 from xmodal.errors import LossError
 from xmodal.losses import LOSSES
+from xmodal.objective.options import check_options
 
 CATALOGUE = {
     "response": "kl_divergence reverse_kl jensen_shannon soft_cross_entropy logit_mse decoupled_kd",
@@ -343,6 +344,26 @@ def test_a_tensor_of_fewer_axes_is_refused_with_a_clear_message(case):
     wrong = replace(call, inputs=(squeeze(call.inputs[0]), *call.inputs[1:]))
     with pytest.raises(LossError, match=r"\["):
         case.unchecked(wrong)
+
+
+def test_a_recipe_takes_the_numbers_that_the_function_takes(case):
+    """So no recipe loads weights only to be told by the loss that its scale is 0."""
+    call = case.call()
+
+    def refused(name, number):
+        try:
+            case.unchecked(replace(call, keywords={**call.keywords, name: number}))
+        except LossError as error:
+            return name in str(error)
+        return False
+
+    for name, option in case.loss.options.items():
+        if option.number is None or name == "cached_temperature":  # any but the other temperature is refused
+            continue
+        numbers = (-0.5, 0.0, 0.5, 1.0, 1.5) if option.may_change else (-1, 0, 1, 2)
+        for number in numbers:
+            _, mistakes = check_options({name: number}, {name: option}, "objective.0", case.name)
+            assert bool(mistakes) == refused(name, number), (name, number)
 
 
 def test_annotations_say_the_shapes_and_the_scalar_that_comes_back(case):

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmodal.losses.open_clip
 from xmodal.errors import LossError
@@ -147,6 +148,22 @@ def test_products_in_bfloat16_are_near(open_clip_loss):
 def test_products_in_bfloat16_want_a_tile():
     with pytest.raises(LossError, match="give a tile too"):
         DistillClipLoss(products="bfloat16")
+
+
+class CountProducts(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function is torch.ops.aten.mm.out
+        return function(*arguments, **(keywords or {}))
+
+
+def test_tiles_are_made_once_for_both_losses():
+    """The cross-entropy is summed as such: no pass over the teacher's logits for the entropy in it."""
+    out = {name: value.detach() for name, value in model_out(12).items()}
+    with CountProducts() as products:
+        DistillClipLoss(tile=4)(**out)
+    assert products.count == 2 * 3 * 3  # student and teacher
 
 
 # SigLIP

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xmodal.errors import UnknownNameError
 from xmodal.losses import LOSSES, loss
+from xmodal.losses.checks import Positive
 from xmodal.losses.registration import describe
 
 
@@ -26,7 +27,8 @@ def test_inputs_options_and_kind_are_read_off_the_signature():
     assert required == {"student_scale", "teacher_scale"}
     assert soft.options["student_scale"].learnable
     assert not soft.options["teacher_scale"].learnable
-    assert soft.options["teacher_scale"].annotation == float | Sequence[float]
+    assert soft.options["teacher_scale"].annotation == Positive | Sequence[Positive]
+    assert soft.options["teacher_scale"].number == Positive
     divergence = LOSSES["kl_divergence"]
     assert (divergence.kind, divergence.num_student, divergence.num_teacher) == ("per_item", 1, 1)
     assert [mask.name for mask in divergence.masks] == ["mask"]

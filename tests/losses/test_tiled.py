@@ -325,10 +325,22 @@ def test_a_compiled_callers_graph_does_not_hold_the_tiles(without_shape_checks, 
     assert counts[0] == counts[1] > 0
 
 
-def test_a_scale_in_one_element_is_a_scale():
+@of_every_loss
+@pytest.mark.parametrize("scale", [0.0, -3.0])
+@pytest.mark.parametrize("wanted", [(False, True, True), (True, False, True), (False, False, True), (True, True, True)])
+def test_a_scale_that_has_learned_its_way_to_zero_has_a_gradient_to_come_back_by(loss, scale, wanted):
+    """A tensor's value is nobody's to look at; with frozen images its gradient comes along with that of the texts."""
+    problem = Problem(loss, 12, 5)
+    problem.scale = torch.tensor(scale, dtype=torch.float64)
+    tiled, dense = problem(wanted=(*wanted, False), tile=5), problem(wanted=(*wanted, False))
+    assert_same(tiled, dense)
+    assert tiled[1][-1] != 0
+
+
+def test_a_scale_in_one_element_is_a_scale(without_shape_checks, unchecked):
     generator = torch.Generator().manual_seed(0)
     image, text = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     scale = torch.tensor([10.0], dtype=torch.float64, requires_grad=True)
-    found = clip_contrastive(image, text, logit_scale=scale, tile=2)
+    found = unchecked(clip_contrastive)(image, text, logit_scale=scale, tile=2)
     torch.testing.assert_close(found, clip_contrastive(image, text, logit_scale=10.0))
     assert torch.autograd.grad(found, scale)[0].shape == (1,)

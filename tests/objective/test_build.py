@@ -48,10 +48,11 @@ def test_every_mistake_of_every_term_comes_at_once(models, views, embedding_term
         "objective.1.projection",
         "objective.2.normalise",
         "objective.2.teacher",
-        "objective.3",
+        "objective.3.logit_scale",
         "objective.4.projection",
         "objective.5.teacher",
         "objective.6.projection",
+        "objective.6.mask",
         "objective.7.student",
         "objective.7.teacher",
         "objective.7.student_scale",
@@ -62,7 +63,7 @@ def test_every_mistake_of_every_term_comes_at_once(models, views, embedding_term
     assert "Nearest: image.embedding" in found["objective.0.student"]
     widths = "student's image.embedding (8 wide) and teacher's text.embedding (4 wide): add `projection: linear`"
     assert widths in found["objective.1.projection"]
-    assert "logit_scale must be a number above 0; given -1.0" in found["objective.3"]
+    assert "expected a number above 0 or {learn: NUMBER" in found["objective.3.logit_scale"]
     assert "widths differ: 8 and 4" in found["objective.4.projection"]
     assert "gave nothing for text.attention" in found["objective.5.teacher"]
     assert "one entry an item: [5, 3] for student's image.tokens" in found["objective.8.mask"]
@@ -115,11 +116,10 @@ def test_even_a_buffer_that_the_model_replaces_is_put_back(models, views, embedd
 
 
 def test_each_model_runs_once_for_the_taps_asked_for_alone(models, views, embedding_term):
-    Objective.build(
-        [embedding_term(), embedding_term("feature_mse"), Term(loss="feature_mse", **TOKENS)], models, views
-    )
+    tokens = Term(loss="feature_mse", **TOKENS, mask="image.mask")
+    Objective.build([embedding_term(), embedding_term("feature_mse"), tokens], models, views)
     assert models["student"].num_calls == 1
-    assert models["student"].asked == ("image.embedding", "image.tokens")
+    assert models["student"].asked == ("image.embedding", "image.tokens", "image.mask")
     assert models["teacher"].asked == ("text.embedding", "text.tokens")
 
 
@@ -148,11 +148,12 @@ def test_a_term_with_the_teachers_own_text_projects_the_students_image_alone(mod
 
 
 def test_a_tap_that_is_its_own_teacher_is_projected_on_the_students_side_alone(models, views):
-    term = Term(loss="feature_mse", student="image.tokens", teacher="student:image.tokens", projection="linear")
+    tap = "image.tokens"
+    term = Term(loss="feature_mse", student=tap, teacher=f"student:{tap}", projection="linear", mask="image.mask")
     objective = Objective.build([term], {"student": models["student"]}, views)
     layer = objective.terms["feature_mse"].projections["student/image/tokens"]
     tokens = torch.randn(5, 3, 6)
-    values = objective({"student": {"image.tokens": tokens}})
+    values = objective({"student": {"image.tokens": tokens, "image.mask": torch.ones(5, 3)}})
     torch.testing.assert_close(values["feature_mse"], nn.functional.mse_loss(layer(tokens), tokens))
 
 

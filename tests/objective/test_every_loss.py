@@ -67,7 +67,7 @@ TERMS: dict[str, dict[str, object]] = {
         "student": ["image.hidden.0", "image.hidden.1", "image.embedding"],
         "teacher": ["text.hidden.0", "text.hidden.1", "text.embedding"],
     },
-    "neighbour_graph": {**EMBEDDINGS, "num_neighbours": {"from": 4, "to": 2}},
+    "neighbour_graph": {**EMBEDDINGS, "num_neighbours": 4, "temperature": {"from": 0.2, "to": 0.1}},
     "graph_propagation": PROJECTED,
     "multimodal_graph": {
         "student": {"image": "image.embedding", "text": "text.embedding"},

@@ -93,6 +93,13 @@ def test_what_compares_samples_counts_samples_whatever_is_masked():
         ({**GRAPH, "mask": "text.mask"}, "mask", "takes a mapping from names to taps; given one tap. Write {presence:"),
         ({**GRAPH, "mask": {"text": "text.mask"}}, "mask.text", "no such mask of multimodal_graph. Known: presence"),
         ({"loss": "logit_mse", "student": "logits", "teacher": "logits", "mask": []}, "mask", "given 0"),
+        ({**SCORES, "mask": {}}, "mask", "names no tap: attention_scores takes mask; without a mask, leave `mask` out"),
+        ({**GRAPH, "mask": {}}, "mask", "names no tap: multimodal_graph takes presence; without"),
+        ({**GRAPH, "mask": {"presence": {}}}, "mask.presence", "names no tap"),
+        ({**WORDS, "mask": {**BOTH, "teacher_mask": {}}}, "mask.teacher_mask", "names no tap"),
+        ({**WORDS, "student_mask": "text.mask"}, "student_mask", "It is a mask: write `mask: {student_mask: TAP}`."),
+        ({**SCORES, "bank": 8}, "bank", "attention_scores takes no options. It belongs to contrastive_representation."),
+        ({**SCORES, "temperature": 2}, "temperature", "It belongs to "),
     ],
 )
 def test_masks_that_are_not_the_losses_are_refused(term, path, message):
@@ -149,3 +156,38 @@ def test_the_dry_run_finds_a_mask_of_another_size_and_one_that_stands_alone(make
     assert "one entry an item: [6, 4] for student's text.scores.0; student's text.other is" in found["objective.0.mask"]
     assert "[6, 4] for teacher's text.logits" in found["objective.1.mask.teacher_mask"]
     assert "give both masks or none, not student_mask alone" in found["objective.2"]
+
+
+@pytest.mark.parametrize(
+    ("term", "mend"),
+    [
+        (SCORES, "`mask: text.mask` or `mask: teacher:text.mask`"),
+        (WORDS, "`mask: {student_mask: text.mask, teacher_mask: teacher:text.mask}`"),
+        (
+            {"loss": "feature_mse", "student": "text.embedding", "teacher": "text.logits", "projection": "linear"},
+            "`mask: teacher:text.mask`",
+        ),
+    ],
+)
+def test_what_is_padded_to_the_longest_of_its_batch_needs_its_mask(make_encoder, term, mend):
+    """How many positions a part of a batch has depends on its longest text, so parts would not combine to the whole."""
+    shapes = {"text.embedding": (4, 6), "text.scores.0": (2, 4, 4), "text.logits": (4, 5), "text.mask": (4,)}
+    models = {name: make_encoder(name, "text", 8) for name in ("student", "teacher")}
+    models["teacher"].compute = lambda inputs, taps: {tap: torch.ones(6, *shapes[tap]) for tap in taps}
+    models["student"].compute = models["teacher"].compute
+    models["teacher"].taps = lambda: tuple(shapes)
+    models["student"].taps = models["teacher"].taps
+    if term["student"] == "text.embedding":  # rows of features that no mask is for
+        models["student"].taps = lambda: ("text.embedding",)
+    with pytest.raises(RecipeError) as error:
+        Objective.build([Term(**term)], models, {"student": {}, "teacher": {}})
+    (mistake,) = [found for found in error.value.mistakes if found.path == "objective.0.mask"]
+    assert "is padded to the longest of its batch, and padding would count: add " in mistake.message
+    assert mistake.message.endswith(f"add {mend}")
+
+
+def test_what_has_no_positions_or_no_mask_tap_needs_none(models, views, embedding_term):
+    models["teacher"].taps = lambda: ("text.embedding", "text.tokens")
+    models["student"].taps = lambda: ("image.embedding", "image.tokens", "image.map")
+    Objective.build([embedding_term(), embedding_term("rkd_distance", projection=None)], models, views)
+    Objective.build([Term(loss="feature_mse", student="image.tokens", teacher="text.tokens")], models, views)

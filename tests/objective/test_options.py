@@ -10,6 +10,7 @@ import pytest
 from xmodal.losses import LOSSES
 from xmodal.losses.options import read_options
 from xmodal.objective.options import check_options
+from xmodal.recipe import Term
 
 
 def some(
@@ -58,6 +59,18 @@ def test_a_misspelt_key_of_the_term_is_told_apart_from_an_option():
     )
 
 
+@pytest.mark.parametrize("key", ["max", "bank", "tile", "lambda", "task_id"])
+def test_an_unrelated_word_is_not_taken_for_a_misspelt_key_of_the_term(key):
+    found = mistakes({"width": 1, key: 2}, also_known=list(Term.model_fields))
+    assert not any(f"objective.0.{name}" in found[f"objective.0.{key}"] for name in Term.model_fields)
+
+
+@pytest.mark.parametrize(("key", "meant"), [("weigth", "weight"), ("maks", "mask"), ("proj", "projection")])
+def test_a_slip_of_the_pen_is(key, meant):
+    found = mistakes({"width": 1, key: 2}, also_known=list(Term.model_fields))
+    assert f"Nearest: objective.0.{meant}" in found[f"objective.0.{key}"]
+
+
 CLIP = LOSSES["clip_contrastive"].options
 
 
@@ -67,7 +80,7 @@ CLIP = LOSSES["clip_contrastive"].options
         ({"learn": 200}, "at most at its max; given 200 and 100"),
         ({"learn": 0}, "starts above 0"),
         ({"learn": 5, "max": 4}, "given 5 and 4"),
-        ({"max": 5}, r"expected a number or {learn: NUMBER, max: NUMBER}; given a mapping with the keys max"),
+        ({"max": 5}, r"expected a number above 0 or {learn: NUMBER, max: NUMBER}; given a mapping with the keys max"),
     ],
 )
 def test_a_learned_scale_that_cannot_be_is_refused(scale, message):
@@ -78,6 +91,34 @@ def test_a_misspelt_key_of_a_learned_scale_has_its_own_path():
     found = mistakes({"logit_scale": {"learn": "much", "maximum": 4}}, CLIP)
     assert found["objective.0.logit_scale.learn"] == "expected a number; given the text 'much'"
     assert "takes learn (its first value) and max" in found["objective.0.logit_scale.maximum"]
+
+
+@pytest.mark.parametrize("scale", [0, -3.5, "0"])
+def test_a_scale_that_is_not_above_zero_is_refused_before_anything_runs(scale):
+    found = mistakes({"logit_scale": scale}, CLIP)
+    assert list(found) == ["objective.0.logit_scale"]
+    assert "expected a number above 0 or {learn: NUMBER, max: NUMBER}; given" in found["objective.0.logit_scale"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "given", "message"),
+    [
+        ("kl_divergence", {"temperature": 0}, "expected a number above 0; given 0"),
+        ("top_k_kl", {"temperature": 1, "cached_temperature": -1}, "expected a number above 0 or null; given -1"),
+        ("jensen_shannon", {"beta": 1.5}, "expected a number of at least 0 and at most 1; given 1.5"),
+        ("graph_propagation", {"num_neighbours": 0}, "expected a whole number of at least 1; given 0"),
+        ("graph_propagation", {"num_hops": -1}, "expected a whole number of at least 0; given -1"),
+        (
+            "soft_contrastive",
+            {"student_scale": 1, "teacher_scale": [10, 0]},
+            "expected a number above 0 or a list of numbers above 0; given the list [10, 0]",
+        ),
+    ],
+)
+def test_numbers_beyond_what_a_loss_declares_are_refused(loss, given, message):
+    found = mistakes(given, LOSSES[loss].options)
+    assert list(found) == [f"objective.0.{list(given)[-1]}"]
+    assert found[f"objective.0.{list(given)[-1]}"] == message
 
 
 def test_only_what_takes_a_tensor_can_be_learned():

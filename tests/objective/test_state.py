@@ -57,20 +57,39 @@ def test_a_step_compares_with_the_rows_of_steps_before_and_then_leaves_its_own(m
     formula = LOSSES["contrastive_representation"].function
     first, before = objective(given)["contrastive_representation"], torch.zeros(8, 4)
     torch.testing.assert_close(first, formula(student, teacher, bank=before))
+    assert not term.bank.rows.any()  # not before the backward pass, which may need the bank as it was
+    first.backward()
+    objective.settle()
     torch.testing.assert_close(term.bank.rows[:5], teacher)
     before = term.bank.rows.clone()
     second = objective(given)["contrastive_representation"]
     torch.testing.assert_close(second, formula(student, teacher, bank=before))
     assert second > first
-    (first + second).backward()  # what a push changes is no part of the graph
+
+
+def test_a_step_that_is_not_taken_leaves_no_row_and_its_end_comes_once(models, views, contrast):
+    objective = Objective.build([contrast], models, views)
+    bank = objective.terms["contrastive_representation"].bank
+    given = run(models, views, objective)
+    objective(given)
+    objective.settle(taken=False)
+    objective.settle()
+    assert bank.next_row == 0
+    objective(given)
+    objective.settle()
+    objective.settle()
+    assert bank.next_row == 5
 
 
 def test_a_bank_is_left_alone_in_eval_mode_and_is_in_the_checkpoint(models, views, contrast):
     objective = Objective.build([contrast], models, views)
     given = run(models, views, objective)
     objective.eval()(given)
+    objective.settle()
     assert not objective.terms["contrastive_representation"].bank.rows.any()
     objective.train()(given)
+    objective.settle()
+    assert objective.terms["contrastive_representation"].bank.rows.any()
     other = Objective.build([contrast], models, views)
     other.load_state_dict(objective.state_dict())
     torch.testing.assert_close(other(given), objective(given), rtol=0, atol=0)
@@ -178,7 +197,7 @@ def test_one_tap_on_both_sides_is_standardised_alike_and_learned_from_once(model
 
 
 def test_statistics_are_left_alone_by_the_dry_run_and_in_eval_mode(models, views):
-    objective = Objective.build([Term(**TOKENS, standardize=True)], models, views)
+    objective = Objective.build([Term(**TOKENS, standardize=True, mask="image.mask")], models, views)
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     assert before["terms.feature_mse.standardisers.teacher/text/tokens.num_batches"] == 0
     objective.eval().observe([run(models, views, objective)])

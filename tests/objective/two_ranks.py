@@ -159,6 +159,8 @@ def run(rank: int, world_size: int, group: dist.ProcessGroup | None) -> dict[str
         objective.observe([{**masks, "teacher": text}], group=group)
         with torch.no_grad() if factor == 1 else torch.enable_grad():
             values = model(views["student"], {**others, "teacher": text}, group)
+        if factor == 1:
+            objective.settle()
     counted = objective.counts(masks, NUM_ROWS // world_size)
     counts = {label: torch.as_tensor(count).double() for label, count in counted.items()}
     for label, value in values.items():
@@ -168,6 +170,7 @@ def run(rank: int, world_size: int, group: dist.ProcessGroup | None) -> dict[str
         values[label] = value * counts[label] / total
     # DDP averages what the shares have made a sum
     (objective.total(values, PROGRESS) * world_size).backward()
+    objective.settle()
     for label, value in values.items():
         whole = value.detach().clone()
         if group is not None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from xmodal.recipe import Recipe, Spec
+from xmodal.recipe import Recipe, Source, Spec
 from xmodal.recipes.complaints import describe, fields_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
                 yield from keys_of(section, f"{prefix}{name}.{'N.' if get_origin(info.annotation) is list else ''}")
 
 
-FIELDS = dict(keys_of(Recipe))
+FIELDS = {**dict(keys_of(Recipe)), **dict(keys_of(Source, "data.train.NAME."))}
 
 
 def row(name: str, info: FieldInfo) -> str:

@@ -44,7 +44,7 @@ def test_name_path_mapping_and_recipe_are_one_recipe(tmp_path):
 @pytest.mark.parametrize("number", ["2e-3", "2.0e-3", ".002", "'2e-3'"])
 def test_every_way_to_write_a_number_is_that_number(number, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(recipe_text("emoji-text-to-image").replace("2e-3", number))
+    file.write_text(recipe_text("emoji-text-to-image").replace("1.5e-3", number))
     assert load_recipe(file).train.learning_rate == 0.002
     assert load_recipe("emoji-text-to-image", [f"train.learning_rate={number}"]).train.learning_rate == 0.002
 
@@ -142,7 +142,7 @@ def test_stages_change_the_recipe_one_after_another():
     ]
     recipe = load_recipe("emoji-text-to-image", {"stages": overrides})
     first, second, third = stages(recipe)
-    assert (first.train.max_steps, first.train.epochs, first.train.learning_rate) == (5, None, 0.002)
+    assert (first.train.max_steps, first.train.epochs, first.train.learning_rate) == (5, None, 0.0015)
     assert (second.train.max_steps, second.train.learning_rate, second.data.augment.flip) == (5, 1e-5, 0.5)
     assert second.data.augment.rotation == first.data.augment.rotation
     assert [term.loss for term in third.objective] == ["feature_mse"]

@@ -51,6 +51,7 @@ def main() -> None:
 
 def step(world: World) -> None:
     accumulate, terms = int(sys.argv[1]), TERMS[: int(sys.argv[2])]
+    lacking = [int(row) for row in sys.argv[3:]]  # rows without a picture, as many on every rank
     generator = torch.Generator().manual_seed(1)
     rows = {
         "x": torch.randn(8, 4, generator=generator),
@@ -64,8 +65,11 @@ def step(world: World) -> None:
     views = {"student": view, "teacher": view}
     objective = Objective.build(terms, models, views)
     scheme = Offline(models["student"], {"teacher": models["teacher"]}, objective, settings, world)
+    batch = {"key": ["k"] * len(view["x"]), "views": views}
+    if lacking:
+        batch["present"] = {"image": torch.tensor([row not in lacking for row in range(8)])[mine]}
     for number in range(2):
-        result = scheme.step({"key": ["k"] * len(view["x"]), "views": views}, Progress(number, 2))
+        result = scheme.step(batch, Progress(number, 2))
     gradients = {name: p.grad.flatten().tolist() for name, p in scheme.trainee.named_parameters()}
     kept = {name: buffer.flatten().tolist() for name, buffer in objective.named_buffers()}
     if world.is_main:

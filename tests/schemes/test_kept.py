@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from xmodal.errors import DataError
 from xmodal.objective import Objective
@@ -42,6 +43,28 @@ def test_a_bank_takes_a_batch_a_step(make_scheme, batch):
         scheme.step(batch, Progress(step, 4))
         assert bank(scheme).next_row == 8 * (step + 1) % 20
     assert bank(scheme).rows.any(1).all()
+
+
+class CountCopies(TorchDispatchMode):
+    """How many tensors of so many numbers were copied whole."""
+
+    def __init__(self, numel):
+        super().__init__()
+        self.numel, self.count = numel, 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        if function in (torch.ops.aten.clone.default, torch.ops.aten.copy_.default):
+            self.count += result.numel() == self.numel
+        return result
+
+
+def test_a_step_never_copies_a_bank(make_scheme, batch):
+    scheme = make_scheme(CONTRAST.model_copy(update={"bank": 1001}))
+    with CountCopies(1001 * 3) as copies:
+        scheme.step(batch, Progress())
+    assert bank(scheme).next_row == 8
+    assert copies.count == 0
 
 
 def test_a_step_that_is_not_taken_leaves_no_rows_and_no_statistics(make_scheme, batch):

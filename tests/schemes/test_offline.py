@@ -61,6 +61,27 @@ def test_the_teacher_is_bit_for_bit_what_it_was(make_scheme, batch):
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_masks_are_taken_without_a_step_of_the_students_statistics_or_a_random_number(make_scheme, batch, parts):
+    """A student that computes all of itself for its mask, as a model with one output does."""
+    scheme = make_scheme(TOKENS, norm=True, accumulate=parts)
+    student = scheme.trainee.student
+    drawn = []
+
+    def compute(inputs, taps):
+        if student.training:
+            drawn.append(torch.rand(1))
+        student.model(inputs["x"])
+        return type(student).compute(student, inputs, taps)
+
+    student.compute = compute
+    norm = student.model[1]
+    scheme.step(batch, Progress())
+    assert norm.num_batches_tracked == parts
+    assert len(drawn) == parts
+    assert all(module.training for module in student.modules())
+
+
 def test_learning_goes_down_hill(make_scheme, batch):
     scheme = make_scheme(EMBEDDING)
     losses = [scheme.step(batch, Progress()).loss.item() for _ in range(200)]

@@ -9,20 +9,25 @@ import pytest
 SCRIPT = Path(__file__).with_name("ranks.py")
 
 
-def run(num_ranks, accumulate, num_terms):
+def run(num_ranks, accumulate, num_terms, lacking=()):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
     done = subprocess.run(
-        [*command, str(SCRIPT), str(accumulate), str(num_terms)], env=environment, capture_output=True, text=True
+        [*command, str(SCRIPT), *map(str, (accumulate, num_terms, *lacking))],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("accumulate", "num_terms"), [(1, 5), (2, 3)])
-def test_two_ranks_have_the_gradient_and_terms_of_one(accumulate, num_terms):
-    """Masked and contrastive terms included; the second case also in parts, where contrast is refused."""
-    one, two = run(1, 1, num_terms), run(2, accumulate, num_terms)
+@pytest.mark.parametrize(
+    ("accumulate", "num_terms", "lacking"), [(1, 5, ()), (2, 3, ()), (1, 5, (1, 2, 5, 6)), (2, 3, (1, 2, 5, 6))]
+)
+def test_two_ranks_have_the_gradient_and_terms_of_one(accumulate, num_terms, lacking):
+    """Masked terms and, in one part, contrast; also where rows lack a picture."""
+    one, two = run(1, 1, num_terms, lacking), run(2, accumulate, num_terms, lacking)
     assert two["terms"] == pytest.approx(one["terms"], rel=1e-5)
     assert one["gradients"].keys() == two["gradients"].keys()
     for name, gradient in one["gradients"].items():

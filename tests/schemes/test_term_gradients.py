@@ -11,6 +11,7 @@ from torch import nn
 from xmodal.objective import Objective
 from xmodal.recipe import Term, Train
 from xmodal.schemes import Offline, Progress
+from xmodal.schemes.gradients import TermGradients
 from xmodal.train.distributed import World
 
 CPU = World(torch.device("cpu"))
@@ -99,3 +100,13 @@ def test_a_term_that_weighs_nothing_has_no_direction(make_scheme, batch):
     figures = steps(make_scheme(*TERMS, term_gradients_every=1), batch)[0].term_gradients
     assert figures["norms"]["feature_mse"] == 0
     assert math.isnan(figures["cosines"]["feature_mse"]["tokens"])
+
+
+def test_a_term_that_hangs_on_nothing_trained_asks_for_nothing():
+    layer = nn.Linear(2, 1)
+    looking = TermGradients(layer)
+    for constant in (2.0, 3.0):  # two parts
+        looking.add({"layer": layer(torch.ones(1, 2)).sum(), "constant": torch.tensor(constant)})
+    figures = looking.figures(1.0, lambda values: values)
+    assert figures["norms"] == {"layer": pytest.approx(12**0.5), "constant": 0}
+    assert math.isnan(figures["cosines"]["layer"]["constant"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import sys
 import time
 from pathlib import Path
 
@@ -258,7 +259,9 @@ def test_a_location_that_cannot_be_one_is_refused(tmp_path):
             list_entries(index, patience=QUICK)
 
 
-def test_a_missing_file_system_names_its_package():
+def test_a_missing_file_system_names_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(ZooError, match="pip install s3fs"):
         list_entries("s3://bucket/zoo", patience=QUICK)
 

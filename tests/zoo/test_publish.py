@@ -231,7 +231,9 @@ def test_an_index_that_cannot_be_read_is_left_as_it_is(run, tmp_path, text):
     assert not (tmp_path / "students").exists()
 
 
-def test_places_that_cannot_be_written_are_named(run, tmp_path):
+def test_places_that_cannot_be_written_are_named(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     (tmp_path / "file").write_text("")
     for to, message in (
         ("https://host/zoo", r"https://host/zoo cannot be written\. Publish to a folder"),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 import xmodal
+from xmodal.cli.cache import cache
 from xmodal.cli.data import data
 from xmodal.cli.distill import distill
 from xmodal.cli.doctor import doctor
@@ -29,7 +30,7 @@ def cli() -> None:
     """Multimodal and cross-modal distillation: a big model in, an ordinary small checkpoint out."""
 
 
-for _command in (distill, recipes, data, evaluate, search, report, zoo, doctor):
+for _command in (distill, recipes, data, cache, evaluate, search, report, zoo, doctor):
     cli.add_command(_command)
 
 

@@ -77,15 +77,19 @@ def pack(
 @data.command()
 @shards_argument
 def index(shards: tuple[str, ...]) -> None:
-    """Write an index beside every shard.
+    """Write an index beside every shard, and the folder's manifest.
 
-    With it, opening a shard reads nothing else.
+    With them, opening shards reads nothing else. What stood there is replaced.
     """
-    from xmodal.data import build_index, expand, write_index
+    from xmodal.data.formats.img2dataset import disagreement
+    from xmodal.data.index import index_path
+    from xmodal.data.indexing import index_shards
+    from xmodal.data.uri import expand_local
 
-    for path in expand(as_shards(shards)):
-        found = build_index(path)
-        click.echo(f"{write_index(found, path)}   {count(len(found), 'sample')}")
+    patterns = as_shards(shards)
+    for path, entry in zip(expand_local(patterns), index_shards(patterns), strict=True):
+        remark = disagreement(path, entry.samples)
+        click.echo(f"{index_path(path)}   {count(entry.samples, 'sample')}" + (f"   ({remark})" if remark else ""))
 
 
 @data.command()
@@ -95,17 +99,19 @@ def index(shards: tuple[str, ...]) -> None:
 def check(context: click.Context, shards: tuple[str, ...], form: str) -> None:
     """Read every sample and list what is broken.
 
-    Exits with 1 if anything is.
+    An error stops a run or costs it a sample; a warning is seldom meant. Exits with 1 if there is either.
     """
     from xmodal.data.check import check as examine
 
-    with only_result_on_stdout(form):
-        findings = examine(as_shards(shards))
+    with only_result_on_stdout(form), progress("checking") as done:
+        findings = examine(as_shards(shards), done)
     if form == "json":
         print_json([asdict(finding) for finding in findings])
     elif findings:
-        print_table([(finding.shard, finding.key or "", finding.problem) for finding in findings])
-        click.echo(count(len(findings), "finding"))
+        rows = [(finding.level, finding.shard, finding.key or "", finding.problem) for finding in findings]
+        print_table(rows, ("", "shard", "key", "problem"))
+        levels = [count(n, level) for level in ("error", "warning") if (n := sum(row[0] == level for row in rows))]
+        click.echo(", ".join(levels))
     else:
         click.echo("Nothing is wrong.")
     if findings:
@@ -123,8 +129,12 @@ def show(shards: tuple[str, ...], form: str) -> None:
     if form == "json":
         print_json(rows)
         return
-    lines = [(row["shard"], str(row["samples"]), size(row["bytes"]), row["members"], row["first_key"]) for row in rows]
-    print_table(lines, ("shard", "samples", "size", "members", "first key"), right=(1, 2))
+    lines = [[row["shard"], str(row["samples"]), size(row["bytes"]), row["members"], row["first_key"]] for row in rows]
+    columns = ["shard", "samples", "size", "members", "first key"]
+    if any(row["note"] for row in rows):
+        columns.append("note")
+        lines = [[*line, row["note"]] for line, row in zip(lines, rows, strict=True)]
+    print_table(lines, columns, right=(1, 2))
     if len(rows) > 1:
         click.echo(f"{count(sum(row['samples'] for row in rows), 'sample')} in {count(len(rows), 'shard')}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -25,14 +26,19 @@ from xmodal.errors import EvaluationError
 @click.option(
     "--class-names",
     type=click.Path(path_type=Path),
-    help="For zero-shot: a file with a name a line, in the order of the labels.",
+    help="For zero-shot: a file with a name a line, in the order of the labels.  [default: the data's own]",
 )
 @click.option(
     "--template",
     "templates",
     multiple=True,
-    default=["{}"],
-    help='For zero-shot: such as "a photo of a {}"; repeatable.',
+    help='For zero-shot: such as "a photo of a {}"; repeatable.  [default: the data\'s own, or {}]',
+)
+@click.option(
+    "--captions",
+    type=click.Choice(["one", "all"]),
+    help="For retrieval: one text a sample, or every line of it (every entry of a JSON list).  "
+    "[default: all where the data says that it is for retrieval]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option(
@@ -46,6 +52,7 @@ def evaluate(
     text: str | None,
     class_names: Path | None,
     templates: tuple[str, ...],
+    captions: Literal["one", "all"] | None,
     batch_size: int,
     workers: int,
     form: str,
@@ -67,7 +74,8 @@ def evaluate(
             splits,
             tasks=tasks,
             class_names=_lines(class_names),
-            templates=templates,
+            templates=templates or None,
+            captions=captions,
             batch_size=batch_size,
             num_workers=workers,
             text=text or run.get("text", "txt"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,11 +14,14 @@ import torch
 from torch import Tensor
 
 from xmodal.adapters.encoder import Encoder, Preprocess
+from xmodal.data.formats.captions import captions_of
 from xmodal.errors import EvaluationError
 from xmodal.recipe import Shards
 
 if TYPE_CHECKING:
     from xmodal.data.shards import ShardSet
+
+logger = logging.getLogger("xmodal")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Embedded:
     texts: list[str | None]
     """The samples' texts without surrounding blanks; None where there is none or it is empty."""
     labels: list[int | None]
+    captions: list[tuple[str, ...]]
+    """All the texts of each sample, of which ``texts`` has the first; more than one only where all were asked for."""
     bad: int = 0
     """Samples that were left out because they do not decode."""
 
@@ -54,13 +60,22 @@ class TextAndLabel:
     A batch's own ``text`` and ``label`` are there only if all of its samples have them, which hangs on the batch size.
     """
 
-    fields: tuple[str, ...] = ()
+    def __init__(self, all_of: str | None = None) -> None:
+        self.all_of = all_of
+        """The text of which every caption is wanted: a line each, or an entry each of a list in JSON."""
+        self.fields: tuple[str, ...] = () if all_of is None else ("members",)
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        return {"text": (sample.get("text") or "").strip() or None, "label": sample.get("label")}
+        return {"captions": self._captions(sample), "label": sample.get("label")}
+
+    def _captions(self, sample: Mapping[str, Any]) -> tuple[str, ...]:
+        if self.all_of is not None:
+            return captions_of(sample["members"], self.all_of)
+        text = (sample.get("text") or "").strip()
+        return (text,) if text else ()
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:  # lists, for no model reads them
-        return {"text": [item["text"] for item in items], "label": [item["label"] for item in items]}
+        return {"captions": [item["captions"] for item in items], "label": [item["label"] for item in items]}
 
 
 def embed(
@@ -72,11 +87,13 @@ def embed(
     num_workers: int = 0,
     text: str = "txt",
     tap: str | None = None,
+    all_captions: bool = False,
 ) -> Embedded:
     """Embed every sample of ``shards`` by the encoder's ``tap``, ``<modality>.embedding`` by default.
 
     ``text`` names the member that holds the texts, as in a recipe's ``data.text``. Samples are decoded and
-    preprocessed in ``num_workers`` processes while the encoder works. Mode and random state are restored.
+    preprocessed in ``num_workers`` processes while the encoder works. Mode and random state are restored. With
+    ``all_captions`` a sample has every line of its text, or every entry of its list in JSON, as ``captions``.
 
     Raises :class:`EvaluationError` for a modality that the encoder does not have, shards without any sample that can
     be read, and an embedding that is not finite (named by its key).
@@ -86,13 +103,16 @@ def embed(
     tap = _check_tap(encoder, modality, tap)
     stream = EvalStream(
         shards,
-        preprocess={"model": OneModality(encoder.preprocess, modality), "facts": TextAndLabel()},
+        preprocess={
+            "model": OneModality(encoder.preprocess, modality),
+            "facts": TextAndLabel(text if all_captions else None),
+        },
         batch_size=batch_size,
         text=text,
         num_workers=num_workers,
     )
     keys: list[str] = []
-    texts: list[str | None] = []
+    captions: list[tuple[str, ...]] = []
     labels: list[int | None] = []
     chunks: list[Tensor] = []
     device = _device(encoder)
@@ -101,14 +121,19 @@ def embed(
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch["views"]["model"].items()}
             chunks.append(_normalised(encoder(inputs, [tap])[tap], batch["key"], encoder, tap))
             keys += batch["key"]
-            texts += batch["views"]["facts"]["text"]
+            captions += batch["views"]["facts"]["captions"]
             labels += batch["views"]["facts"]["label"]
     if not keys:
         raise EvaluationError(
             f"None of the {stream.num_bad} samples of {shards} can be read as {modality} (text member: {text!r}). "
             "See what they hold: xmodal data check SHARDS"
         )
-    return Embedded(keys, torch.cat(chunks), texts, labels, stream.num_bad)
+    if stream.bad_samples:
+        first = stream.bad_samples[0]
+        what = f"the first is {first.key!r} of {first.shard}: {first.reason}"
+        logger.warning("%d of %d samples are left out; %s", stream.num_bad, stream.num_samples, what)
+    texts = [next(iter(all_of_it), None) for all_of_it in captions]
+    return Embedded(keys, torch.cat(chunks), texts, labels, captions, stream.num_bad)
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 128, tap: str | None = None) -> Tensor:

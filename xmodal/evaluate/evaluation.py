@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from xmodal.adapters.encoder import Encoder
+from xmodal.data.formats.clip_benchmark import ShardFolder, layout_of
 from xmodal.errors import EvaluationError, hint
 from xmodal.evaluate.agreement import agreement
 from xmodal.evaluate.embedding import untouched
@@ -23,6 +24,8 @@ from xmodal.recipe import Shards
 
 if TYPE_CHECKING:
     from xmodal.data.shards import ShardSet
+
+Captions = Literal["one", "all"]
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,11 @@ def evaluate(
     tasks: Sequence[str] = ("retrieval",),
     teachers: Mapping[str, Encoder] | None = None,
     class_names: ClassNames | None = None,
-    templates: Sequence[str] = ("{}",),
+    templates: Sequence[str] | None = None,
     batch_size: int = 128,
     num_workers: int = 0,
     text: str = "txt",
+    captions: Captions | None = None,
     gallery: int = 0,
     seed: int = 0,
 ) -> Evaluation:
@@ -78,10 +82,14 @@ def evaluate(
     :func:`xmodal.evaluate.zero_shot.classes_of`); ``gallery`` is how many example queries to keep of each split,
     picked by ``seed``. One set of shards becomes the split ``data``. Modes and random states are restored.
 
+    ``captions`` is ``one`` text a sample, or ``all``: every line of it, or entry of a list in JSON. A folder in
+    clip_benchmark's layout says what its classes are called, how to ask for them, and whether to take all captions;
+    what is given here comes before that. Without templates a class is its name.
+
     Raises :class:`EvaluationError` for what these models or data cannot be measured by.
     """
     check_tasks(tasks)
-    if "zero-shot" in tasks:
+    if "zero-shot" in tasks and templates is not None:
         check_templates(templates)
     splits: Mapping[str, Shards | ShardSet] = data if isinstance(data, Mapping) else {"data": data}
     if not splits:
@@ -89,24 +97,49 @@ def evaluate(
     space = open_space(student, teachers)
     main = space.side("image") if _sees_pictures(space, tasks) else space.side("text")
     texts = TextEmbeddings(batch_size)
-    measures: dict[str, Callable[[Split, Space], dict[str, float]]] = {
-        "retrieval": retrieval,
-        "zero-shot": partial(zero_shot, class_names=class_names, templates=templates),
-        "agreement": agreement,
-        "mixed-index": mixed_index,
-    }
+    layouts = {name: _layout(name, shards, tasks) for name, shards in splits.items()}
     metrics: dict[str, dict[str, float]] = {}
     rows: list[dict[str, Any]] = []
     with untouched(space.student, *space.teachers.values()):
         for name, shards in splits.items():
-            split = Split(name, shards, main, texts=texts, batch_size=batch_size, num_workers=num_workers, text=text)
+            layout = layouts[name]
+            split = Split(
+                name,
+                shards,
+                main,
+                texts=texts,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                text=text,
+                all_captions=(captions or ("all" if layout and layout.task == "retrieval" else "one")) == "all",
+            )
+            measures: dict[str, Callable[[Split, Space], dict[str, float]]] = {
+                "retrieval": retrieval,
+                "zero-shot": partial(
+                    zero_shot,
+                    class_names=class_names if class_names is not None or layout is None else layout.class_names,
+                    templates=templates or (layout.templates if layout else None) or ("{}",),
+                ),
+                "agreement": agreement,
+                "mixed-index": mixed_index,
+            }
             found: dict[str, float] = {"num_samples": len(split.keys), "num_bad": split.num_bad}
             for task in tasks:
                 found.update(measures[task](split, space))
             metrics[name] = {metric: found[metric] for metric in METRICS if metric in found}
-            if gallery:
+            if gallery and space.has("image") and space.has("text"):  # pictures found by sentences
                 rows += gallery_rows(split, space, count=gallery, seed=seed)
     return Evaluation(metrics, rows)
+
+
+def _layout(name: str, shards: object, tasks: Sequence[str]) -> ShardFolder | None:
+    layout = layout_of(shards)
+    if layout is not None and layout.task == "multilabel" and "zero-shot" in tasks:
+        raise EvaluationError(
+            f"Split {name!r} ({shards}) has several labels a picture (dataset_type.txt: multilabel), and zero-shot "
+            "needs one. Leave it out, or choose another task."
+        )
+    return layout
 
 
 def check_tasks(tasks: Sequence[str]) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from xmodal.adapters.encoder import Encoder
+from xmodal.adapters.teachers.cached import real
 from xmodal.errors import EvaluationError
+from xmodal.recipes.cached import without_cache
 from xmodal.recipes.models import GIVEN
 
 
@@ -43,6 +45,14 @@ class Space:
             return Side(self.student, modality, f"{modality}.embedding")
         return self.teacher_side(modality)
 
+    def has(self, modality: str) -> bool:
+        """Whether the student or the teacher of its space embeds ``modality``."""
+        try:
+            self.side(modality)
+        except EvaluationError:
+            return False
+        return True
+
     def student_side(self, modality: str) -> Side:
         return Side(self.student, modality, f"{modality}.embedding")
 
@@ -64,13 +74,13 @@ class Space:
     def teacher(self, needed_for: str = "the teacher's side") -> Encoder:
         """The teacher of the student's space: one that was passed in, or made from what the student records."""
         if self._teacher is None:
-            self._teacher = self._find_teacher(needed_for)
+            self._teacher = real(self._find_teacher(needed_for))  # a cache knows the training samples alone
         return self._teacher
 
     def _find_teacher(self, needed_for: str) -> Encoder:
         recorded = self._recorded()
         for teacher in self.teachers.values():
-            if recorded and teacher.spec == recorded["teacher"]:
+            if recorded and without_cache(teacher.spec) == recorded["teacher"]:
                 return teacher
         candidates = list(self.teachers.values())
         if len(candidates) > 1:  # of several, the one whose space can be the student's

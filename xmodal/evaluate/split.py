@@ -36,7 +36,9 @@ class TextEmbeddings:
 class Split:
     """The samples of one split and their embeddings.
 
-    ``main`` is the side whose modality every sample must have: pictures, where any model sees pictures.
+    ``main`` is the side whose modality every sample must have: pictures, where any model sees pictures. With
+    ``all_captions`` a sample has every line of its text, or every entry of its list in JSON, as ``captions``; its text,
+    which is all that other tasks than retrieval see, is then the first of them.
     """
 
     def __init__(
@@ -49,12 +51,20 @@ class Split:
         batch_size: int,
         num_workers: int,
         text: str,
+        all_captions: bool = False,
     ) -> None:
         self.name, self.shards, self._embed_texts = name, shards, texts
-        self._reading = {"batch_size": batch_size, "num_workers": num_workers, "text": text}
+        self._reading = {
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "text": text,
+            "all_captions": all_captions,
+        }
+        self.all_captions = all_captions
         self._samples: dict[tuple[int, str], Tensor] = {}
         table = self._read(main)
         self.keys, self.texts, self.labels, self.num_bad = table.keys, table.texts, table.labels, table.bad
+        self.captions = table.captions
         self.distinct_texts = sorted({text for text in self.texts if text is not None})
         number = {text: index for index, text in enumerate(self.distinct_texts)}
         self.with_text = torch.tensor(

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xmodal.errors import LossError
-from xmodal.losses.checks import check_count
+from xmodal.losses.checks import PositiveInt, check_count
 from xmodal.losses.numerics import (
     directions,
     keep_valid,
@@ -144,7 +144,7 @@ def attention_relation(
     student_states: Float[Tensor, "batch length student_dim"],
     teacher_states: Float[Tensor, "batch length teacher_dim"],
     *,
-    num_relation_heads: int,
+    num_relation_heads: PositiveInt,
     mask: Bool[Tensor, "batch length"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Let the student's tokens relate to each other as the teacher's do, at any width and number of heads.

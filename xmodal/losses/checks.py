@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from xmodal.errors import LossError
+
+# Ranges of options, for signatures: a recipe's numbers are checked against them before anything is loaded. The function
+# itself calls the check that belongs to the range, for those who use it without a recipe.
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+PositiveInt = Annotated[int, Ge(1)]
+NotNegativeInt = Annotated[int, Ge(0)]
 
 
 def check_same_shape(student: Tensor, teacher: Tensor) -> None:

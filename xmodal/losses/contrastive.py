@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from xmodal.errors import LossError
-from xmodal.losses.checks import check_fraction, check_positive
+from xmodal.losses.checks import Fraction, Positive, PositiveInt, check_fraction, check_positive
 from xmodal.losses.distributed import first_row, gather_rows, mean_over_ranks
 from xmodal.losses.numerics import products, relative_entropy, unit_rows
 from xmodal.losses.registration import loss
@@ -26,8 +26,8 @@ def clip_contrastive(
     image: Float[Tensor, "batch dim"],
     text: Float[Tensor, "batch dim"],
     *,
-    logit_scale: float | Float[Tensor, ""],
-    tile: int | None = None,
+    logit_scale: Positive | Float[Tensor, ""],
+    tile: PositiveInt | None = None,
     products: Literal["float32", "bfloat16"] = "float32",
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:
@@ -65,9 +65,9 @@ def siglip(
     image: Float[Tensor, "batch dim"],
     text: Float[Tensor, "batch dim"],
     *,
-    logit_scale: float | Float[Tensor, ""],
+    logit_scale: Positive | Float[Tensor, ""],
     logit_bias: float | Float[Tensor, ""],
-    tile: int | None = None,
+    tile: PositiveInt | None = None,
     products: Literal["float32", "bfloat16"] = "float32",
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:
@@ -112,10 +112,10 @@ def soft_contrastive(
     teacher_image: Float[Tensor, "batch teacher_dim"] | Sequence[Float[Tensor, "batch _"]],
     teacher_text: Float[Tensor, "batch teacher_dim"] | Sequence[Float[Tensor, "batch _"]],
     *,
-    student_scale: float | Float[Tensor, ""],
-    teacher_scale: float | Float[Tensor, ""] | Sequence[float | Float[Tensor, ""]],
-    hard_weight: float = 0.0,
-    tile: int | None = None,
+    student_scale: Positive | Float[Tensor, ""],
+    teacher_scale: Positive | Float[Tensor, ""] | Sequence[Positive | Float[Tensor, ""]],
+    hard_weight: Fraction = 0.0,
+    tile: PositiveInt | None = None,
     products: Literal["float32", "bfloat16"] = "float32",
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:
@@ -187,11 +187,11 @@ def soft_sigmoid(
     teacher_image: Float[Tensor, "batch teacher_dim"],
     teacher_text: Float[Tensor, "batch teacher_dim"],
     *,
-    student_scale: float | Float[Tensor, ""],
+    student_scale: Positive | Float[Tensor, ""],
     student_bias: float | Float[Tensor, ""],
-    teacher_scale: float | Float[Tensor, ""],
+    teacher_scale: Positive | Float[Tensor, ""],
     teacher_bias: float | Float[Tensor, ""],
-    tile: int | None = None,
+    tile: PositiveInt | None = None,
     products: Literal["float32", "bfloat16"] = "float32",
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:

@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from xmodal.errors import LossError
-from xmodal.losses.checks import check_positive
+from xmodal.losses.checks import Positive, check_positive
 from xmodal.losses.contrastive import both_ways, check_pairs, one_way, own_pairs
 from xmodal.losses.distributed import first_row, gather_rows, mean_over_ranks
 from xmodal.losses.numerics import products, unit_rows
@@ -25,7 +25,7 @@ def interactive_contrastive(
     teacher_image: Float[Tensor, "batch dim"],
     teacher_text: Float[Tensor, "batch dim"],
     *,
-    logit_scale: float | Float[Tensor, ""],
+    logit_scale: Positive | Float[Tensor, ""],
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:
     r"""Match the student's images with the teacher's texts, and the student's texts with the teacher's images.
@@ -61,8 +61,8 @@ def gradient_matching(
     teacher_image: Float[Tensor, "batch dim"],
     teacher_text: Float[Tensor, "batch dim"],
     *,
-    student_scale: float | Float[Tensor, ""],
-    teacher_scale: float | Float[Tensor, ""],
+    student_scale: Positive | Float[Tensor, ""],
+    teacher_scale: Positive | Float[Tensor, ""],
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:
     r"""Give each of the student's rows the pull from the batch's pairs that the teacher's row feels.
@@ -112,7 +112,7 @@ def augmented_feature(
     *,
     image_fusion: Callable[[Tensor], Tensor],
     text_fusion: Callable[[Tensor], Tensor],
-    logit_scale: float | Float[Tensor, ""],
+    logit_scale: Positive | Float[Tensor, ""],
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:
     r"""Match images with texts by rows in which student and teacher are fused.

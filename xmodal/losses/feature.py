@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xmodal.losses.checks import check_fraction, check_positive, check_same_shape
+from xmodal.losses.checks import Fraction, Positive, check_fraction, check_positive, check_same_shape
 from xmodal.losses.numerics import cosine_distance, directions, keep_valid, masked_mean, raise_precision, smooth_l1
 from xmodal.losses.registration import loss
 
@@ -78,7 +78,7 @@ def feature_smooth_l1(
     student: Float[Tensor, "*items dim"],
     teacher: Float[Tensor, "*items dim"],
     *,
-    beta: float = 1.0,
+    beta: Positive = 1.0,
     mask: Bool[Tensor, "*items"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Pull each of the student's features to the teacher's, with a bounded pull on entries that are far off.
@@ -112,8 +112,8 @@ def feature_cosine_smooth_l1(
     student: Float[Tensor, "*items dim"],
     teacher: Float[Tensor, "*items dim"],
     *,
-    alpha: float = 0.9,
-    beta: float = 1.0,
+    alpha: Fraction = 0.9,
+    beta: Positive = 1.0,
     mask: Bool[Tensor, "*items"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Turn each of the student's features to the teacher's, and pull it gently to the teacher's length.

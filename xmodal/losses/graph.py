@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from xmodal.errors import LossError
-from xmodal.losses.checks import check_count, check_not_negative, check_positive, check_rows, check_same_shape
+from xmodal.losses.checks import (
+    NotNegative,
+    NotNegativeInt,
+    Positive,
+    PositiveInt,
+    check_count,
+    check_not_negative,
+    check_positive,
+    check_rows,
+    check_same_shape,
+)
 from xmodal.losses.distributed import first_row, gather_rows, mean_over_ranks, num_ranks
 from xmodal.losses.numerics import (
     cosine_distance,
@@ -30,8 +40,8 @@ def instance_graph(
     student: Float[Tensor, "batch student_dim"],
     teacher: Float[Tensor, "batch teacher_dim"],
     *,
-    node_weight: float = 0.0,
-    edge_weight: float = 1.0,
+    node_weight: NotNegative = 0.0,
+    edge_weight: NotNegative = 1.0,
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:
     r"""Lay the student's samples out as the teacher's are: each pair as far apart, beside the farthest pair.
@@ -116,8 +126,8 @@ def neighbour_graph(
     student: Float[Tensor, "batch student_dim"],
     teacher: Float[Tensor, "batch teacher_dim"],
     *,
-    num_neighbours: int = 8,
-    temperature: float = 0.1,
+    num_neighbours: PositiveInt = 8,
+    temperature: Positive = 0.1,
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:
     r"""Keep near each sample those that are its nearest for the teacher, and all others away.
@@ -161,8 +171,8 @@ def graph_propagation(
     student: Float[Tensor, "batch dim"],
     teacher: Float[Tensor, "batch dim"],
     *,
-    num_hops: int = 2,
-    num_neighbours: int = 8,
+    num_hops: NotNegativeInt = 2,
+    num_neighbours: PositiveInt = 8,
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:
     r"""Turn what a sample's neighbourhood says, for the student, to what it says for the teacher.
@@ -203,7 +213,7 @@ def multimodal_graph(
     student: Mapping[str, Float[Tensor, "batch student_dim"]],
     teacher: Mapping[str, Float[Tensor, "batch teacher_dim"]],
     *,
-    temperature: float = 0.1,
+    temperature: Positive = 0.1,
     presence: Mapping[str, Bool[Tensor, " batch"]] | None = None,
     group: ProcessGroup | None = None,
 ) -> Float[Tensor, ""]:

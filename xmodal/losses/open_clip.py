@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,7 @@ from torch.distributed import ProcessGroup
 from xmodal.errors import LossError
 from xmodal.losses.checks import check_positive
 from xmodal.losses.contrastive import both_ways, check_pairs, detached, own_pairs, siglip, soft_sigmoid
-from xmodal.losses.distributed import mean_over_ranks, num_ranks
+from xmodal.losses.distributed import mean_over_ranks
 from xmodal.losses.tiled_softmax import tiled_softmax
 from xmodal.losses.tiles import check_tiling
 
@@ -143,21 +142,13 @@ def _softmax(
     teacher = (teacher_image.detach(), teacher_text.detach(), teacher_scale)
     if tile is not None:
         how: dict[str, Any] = {"tile": tile, "products": products, "group": group}
-        divergence, hard = tiled_softmax(image, text, scale, [teacher], **how)
-        return hard, divergence + _entropy(*teacher, **how)
+        soft, hard = tiled_softmax(image, text, scale, [teacher], **how, cross_entropy=True)
+        return hard, soft
     logs = [logits.log_softmax(-1) for logits in both_ways(image, text, scale, group)]
     with torch.no_grad():
         targets = [logits.softmax(-1) for logits in both_ways(*teacher, group)]
     soft = torch.stack([(target * log).sum(-1).mean() for target, log in zip(targets, logs, strict=True)])
     return mean_over_ranks(own_pairs(logs, group), group), mean_over_ranks(-soft.mean(), group)
-
-
-@torch.no_grad()
-def _entropy(image: Tensor, text: Tensor, scale: float | Tensor, **how: Any) -> Tensor:
-    """Of the softmax over all rows: ln B, less its divergence from that of rows that tell nothing."""
-    nothing = image.new_zeros(len(image), 1)
-    divergence, _ = tiled_softmax(nothing, nothing, 1.0, [(image, text, scale)], **how)
-    return math.log(len(image) * num_ranks(how["group"])) - divergence
 
 
 def _number(x: float | Tensor, device: torch.device) -> float | Tensor:

@@ -91,7 +91,8 @@ def loss(*, kind: Kind, count: Count | None = None) -> Callable[[F], F]:
     projection can make them. Inputs without an annotation share one width.
 
     Keyword-only arguments are options, but for those that the objective fills: boolean tensors, which are masks;
-    tensors with axes and callables, which are state; and ``group``.
+    tensors with axes and callables, which are state; and ``group``. A number's range stands in its annotation, by the
+    names of :mod:`xmodal.losses.checks` (``temperature: Positive``), and a recipe is held to it.
 
     A per-item loss is a mean over the True entries of its first mask, over all samples alike without one. ``count``,
     a function of the masks by their names, says it where masks make it another number.

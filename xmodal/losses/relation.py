@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from xmodal.errors import LossError
-from xmodal.losses.checks import check_positive, check_rows
+from xmodal.losses.checks import Positive, check_positive, check_rows
 from xmodal.losses.distributed import first_row, gather_rows, mean_over_ranks
 from xmodal.losses.numerics import (
     directions,
@@ -239,7 +239,7 @@ def contrastive_representation(
     student: Float[Tensor, "batch dim"],
     teacher: Float[Tensor, "batch dim"],
     *,
-    temperature: float = 0.07,
+    temperature: Positive = 0.07,
     bank: Float[Tensor, "bank dim"] | None = None,
     symmetric: bool = True,
     group: ProcessGroup | None = None,

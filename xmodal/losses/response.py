@@ -9,7 +9,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from xmodal.losses.checks import check_fraction, check_indices, check_not_negative, check_positive, check_same_shape
+from xmodal.losses.checks import (
+    Fraction,
+    NotNegative,
+    Positive,
+    check_fraction,
+    check_indices,
+    check_not_negative,
+    check_positive,
+    check_same_shape,
+)
 from xmodal.losses.numerics import keep_valid, log_mass, masked_mean, raise_precision, relative_entropy, soften
 from xmodal.losses.registration import loss
 
@@ -19,7 +28,7 @@ def kl_divergence(
     student_logits: Float[Tensor, "*items vocab"],
     teacher_logits: Float[Tensor, "*items vocab"],
     *,
-    temperature: float = 1.0,
+    temperature: Positive = 1.0,
     mask: Bool[Tensor, "*items"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Pull the student's softened distribution to the teacher's, mode-covering.
@@ -52,7 +61,7 @@ def reverse_kl(
     student_logits: Float[Tensor, "*items vocab"],
     teacher_logits: Float[Tensor, "*items vocab"],
     *,
-    temperature: float = 1.0,
+    temperature: Positive = 1.0,
     mask: Bool[Tensor, "*items"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Keep the student from saying what the teacher would not, mode-seeking.
@@ -83,8 +92,8 @@ def jensen_shannon(
     student_logits: Float[Tensor, "*items vocab"],
     teacher_logits: Float[Tensor, "*items vocab"],
     *,
-    temperature: float = 1.0,
-    beta: float = 0.5,
+    temperature: Positive = 1.0,
+    beta: Fraction = 0.5,
     mask: Bool[Tensor, "*items"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Pull the student to the teacher through a mixture of the two, bounded where either KL is not.
@@ -134,7 +143,7 @@ def soft_cross_entropy(
     student_logits: Float[Tensor, "*items vocab"],
     teacher_logits: Float[Tensor, "*items vocab"],
     *,
-    temperature: float = 1.0,
+    temperature: Positive = 1.0,
     mask: Bool[Tensor, "*items"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Teach the student the teacher's softened distribution as if it were the label.
@@ -197,9 +206,9 @@ def decoupled_kd(
     teacher: Float[Tensor, "*items vocab"],
     target: Int[Tensor, "*items"],
     *,
-    alpha: float = 1.0,
-    beta: float = 8.0,
-    temperature: float = 4.0,
+    alpha: NotNegative = 1.0,
+    beta: NotNegative = 8.0,
+    temperature: Positive = 4.0,
     mask: Bool[Tensor, "*items"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Teach apart how sure the teacher is of the right class, and what it thinks of the wrong ones.

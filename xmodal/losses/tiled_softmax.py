@@ -1,9 +1,9 @@
 """Softmax contrastive losses in tiles: exact, in memory that grows with the batch, not with its square.
 
 The first pass sums, per row and per column, the exponentials of the logits and, for a teacher, these weighted by how
-far its logit is from the student's. From these sums come the values; they and the bases that they stand on, together
-the log-sum-exps of each model's rows and columns, are kept. The second pass makes each tile of logits again, and from
-it and them its part of the gradient.
+far its logit is from the student's; for a cross-entropy, by the student's logit. From these sums come the values; they
+and the bases that they stand on, together the log-sum-exps of each model's rows and columns, are kept. The second pass
+makes each tile of logits again, and from it and them its part of the gradient.
 
 All in bits: scales are multiplied by log₂ e, and values by ln 2, for 2ˣ takes a fraction of the time of eˣ.
 """
@@ -36,12 +36,14 @@ def tiled_softmax(
     tile: int,
     products: str,
     group: ProcessGroup | None,
+    cross_entropy: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The soft and the hard loss of the same logits, both the mean of the two ways over rows, in nats.
 
-    Soft: the mean over teachers (image rows, text rows, scale) of KL(teacher's softmax ‖ student's), 0 without any.
-    Hard: −log of the student's softmax at the own pair. Rows of this rank against columns of all, with gradient to
-    ``image``, ``text`` and ``scale`` as :mod:`xmodal.losses.distributed` has it.
+    Soft: the mean over teachers (image rows, text rows, scale) of KL(teacher's softmax ‖ student's), 0 without any;
+    with ``cross_entropy`` plus the teacher's entropy. Hard: −log of the student's softmax at the own pair. Rows of this
+    rank against columns of all, with gradient to ``image``, ``text`` and ``scale`` as
+    :mod:`xmodal.losses.distributed` has it.
     """
     dtype = torch.promote_types(torch.float32, torch.promote_types(image.dtype, text.dtype))
     for rows, columns, _ in teachers:
@@ -51,7 +53,7 @@ def tiled_softmax(
         sides += [rows.to(dtype), gather_rows(columns.to(dtype), group), as_scalar(given, image, dtype) / LN_2]
     # what the backward pass would make again is kept for the first rows: where memory costs less than products
     keep = image.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in sides[:3])
-    options = (tile, products == "bfloat16", keep)
+    options = (tile, products == "bfloat16", keep, cross_entropy)
     soft, hard = _TiledSoftmax.apply(options, group, *sides)  # type: ignore[no-untyped-call]
     return mean_over_ranks(soft, group), mean_over_ranks(hard, group)
 
@@ -59,7 +61,7 @@ def tiled_softmax(
 class _TiledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, options: tuple[int, bool, bool], group: ProcessGroup | None, *sides: Tensor
+        ctx: Any, options: tuple[int, bool, bool, bool], group: ProcessGroup | None, *sides: Tensor
     ) -> tuple[Tensor, Tensor]:
         num, first = len(sides[0]), first_row(len(sides[0]), group)
         rows, columns, own, kept = tiled_softmax_statistics(sides, first, *options)
@@ -71,7 +73,9 @@ class _TiledSoftmax(torch.autograd.Function):
             base, total, weighted = stats.to(wide)
             log = total.log2()
             hard = hard + ((base[0] - own) + log[0]).mean()
-            if len(log) > 1:
+            if len(log) > 1 and options[-1]:
+                soft = soft + (weighted[1:] / total[1:] + base[0] + log[0]).mean()
+            elif len(log) > 1:
                 soft = soft + (weighted[1:] / total[1:] - (base[1:] - base[0]) - (log[1:] - log[0])).mean()
         ctx.save_for_backward(rows[:2].clone(), columns[:2].clone(), kept, *sides)
         ctx.options = (first, *options[:2])
@@ -90,7 +94,7 @@ class _TiledSoftmax(torch.autograd.Function):
 
 
 def _empty_statistics(
-    sides: Sequence[Tensor], first: int, tile: int, halve: bool, keep: bool
+    sides: Sequence[Tensor], first: int, tile: int, halve: bool, keep: bool, cross_entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (image, text), num_models = sides[:2], len(sides) // 3
     rows, columns = (image.new_empty(3, num_models, len(side)) for side in (image, text))
@@ -99,30 +103,36 @@ def _empty_statistics(
 
 
 @opaque(
-    "(Tensor[] sides, SymInt first, int tile, bool halve, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor[] sides, SymInt first, int tile, bool halve, bool keep, bool cross_entropy) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
     _empty_statistics,
 )
 def tiled_softmax_statistics(
-    sides: Sequence[Tensor], first: int, tile: int, halve: bool, keep: bool
+    sides: Sequence[Tensor], first: int, tile: int, halve: bool, keep: bool, cross_entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of rows and of columns base, sum and weighted sum, ``[3, 1 + teachers, number]``; own logits; logits kept.
 
     Kept are the logits of the first tile's rows, of each model, for the backward pass.
     """
     models, num = _models(sides, first, tile, halve), len(sides[1])
-    rows, columns, own, kept = found = _empty_statistics(sides, first, tile, halve, keep)
+    rows, columns, own, kept = found = _empty_statistics(sides, first, tile, halve, keep, cross_entropy)
     if keep:
         for model, logits in zip(models, kept, strict=True):
             model.keep = logits
     bases = common_bases(sides[2::3], num)
-    _find_statistics(rows, columns, own, models, bases)
+    _find_statistics(rows, columns, own, models, bases, cross_entropy)
     if bases is not None and not in_range(rows[1], columns[1], num=num):
-        _find_statistics(rows, columns, own, models, None)
+        _find_statistics(rows, columns, own, models, None, cross_entropy)
     return found
 
 
 def _find_statistics(
-    rows: Tensor, columns: Tensor, own: Tensor, models: Sequence[Cosines], bases: Tensor | None
+    rows: Tensor,
+    columns: Tensor,
+    own: Tensor,
+    models: Sequence[Cosines],
+    bases: Tensor | None,
+    cross_entropy: bool,
 ) -> None:
     student, *teachers = models
     for stats in (rows, columns):
@@ -138,7 +148,11 @@ def _find_statistics(
             own[where] = on_diagonal
             for k, teacher in enumerate(teachers, start=1):
                 target = teacher.logits(across, other)
-                ahead = torch.sub(target, logits, out=difference.view(*logits.shape))
+                ahead = difference.view(*logits.shape)
+                if cross_entropy:
+                    torch.neg(logits, out=ahead)
+                else:
+                    torch.sub(target, logits, out=ahead)
                 take_in(rows[:, k, part], columns[:, k, across], target, ahead, base[k], work)
             take_in(rows[:, 0, part], columns[:, 0, across], logits, None, base[0], work)
 

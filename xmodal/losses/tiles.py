@@ -141,6 +141,8 @@ class Cosines:
         for part in self.columns.parts():
             self.right[part] = self.columns.directions(part)
         self.left = self.right[:0]
+        self.unscaled: Tensor | None = None  # of the rows taken, where the columns' gradient wants them
+        self.want_unscaled = False
         self.keep: Tensor | None = None  # where logits of the first rows are written to
         self.kept: Tensor | None = None  # where they are read from
         self._at_first = False
@@ -154,7 +156,10 @@ class Cosines:
 
     def take(self, part: slice) -> None:
         """Go to these rows."""
-        left = self.rows.directions(part).mul_(self.scale)
+        left = self.rows.directions(part)
+        if self.want_unscaled:
+            self.unscaled = left.to(self.right.dtype, copy=True)
+        left.mul_(self.scale)
         self.left = left.to(self.right.dtype)
         self._at_first = part.start == 0
         if self.halve and self.bias is None:
@@ -203,6 +208,8 @@ class Gradient:
         rows, columns = cosines.rows.x, cosines.columns.x
         self.rows = torch.zeros_like(rows) if want_rows or (want_scale and not want_columns) else None
         self.columns = torch.zeros_like(columns) if want_columns else None
+        # not the scaled ones that the logits are made of: the scale's gradient would have to be divided by the scale
+        cosines.want_unscaled = want_columns
         if cosines.halve:
             self._half = cosines.buffer(torch.bfloat16)
             longest = max(min(cosines.tile, len(side)) for side in (rows, columns))
@@ -215,7 +222,8 @@ class Gradient:
         if self.rows is not None:
             self._add_product(self.rows[part], tile, self.cosines.right[columns])
         if self.columns is not None:
-            self._add_product(self.columns[columns], tile.mT, self.cosines.left)
+            assert self.cosines.unscaled is not None
+            self._add_product(self.columns[columns], tile.mT, self.cosines.unscaled)
 
     def _add_product(self, total: Tensor, tile: Tensor, vectors: Tensor) -> None:
         if self.cosines.halve:
@@ -226,12 +234,11 @@ class Gradient:
     def finish(self, weight: float) -> tuple[Tensor, Tensor, Tensor]:
         """All gradients, times ``weight``: of rows, of columns (of no size where not made) and of the scale."""
         cosines, scale = self.cosines, self.cosines.scale
-        factor = torch.full_like(scale, weight)
         by_scale = torch.zeros_like(scale)
-        if self.columns is not None:  # the left of its products has the scale in it
-            by_scale = cosines.columns.pull(self.columns, factor) * weight / scale
+        if self.columns is not None:
+            by_scale = cosines.columns.pull(self.columns, scale * weight) * weight
         if self.rows is not None:
-            by_scale = cosines.rows.pull(self.rows, factor * scale) * weight
+            by_scale = cosines.rows.pull(self.rows, scale * weight) * weight
         rows, columns = (scale.new_empty(0) if given is None else given for given in (self.rows, self.columns))
         return rows, columns, by_scale
 

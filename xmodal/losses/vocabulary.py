@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xmodal.errors import LossError
-from xmodal.losses.checks import check_indices, check_positive
+from xmodal.losses.checks import Positive, check_indices, check_positive
 from xmodal.losses.numerics import keep_valid, log_mass, masked_mean, raise_precision, relative_entropy, soften
 from xmodal.losses.registration import loss
 
@@ -30,7 +30,7 @@ def universal_logit(
     *,
     student_mask: Bool[Tensor, "batch student_length"] | None = None,
     teacher_mask: Bool[Tensor, "batch teacher_length"] | None = None,
-    temperature: float = 1.0,
+    temperature: Positive = 1.0,
 ) -> Float[Tensor, ""]:
     r"""Make the student as sure as a teacher with another tokenizer, whichever words the two have.
 
@@ -71,8 +71,8 @@ def top_k_kl(
     teacher_indices: Int[Tensor, "*items k"],
     teacher_tail: Float[Tensor, "*items"],
     *,
-    temperature: float,
-    cached_temperature: float | None = None,
+    temperature: Positive,
+    cached_temperature: Positive | None = None,
     mask: Bool[Tensor, "*items"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Pull the student to a teacher of whom the k likeliest words were kept, and what all others have together.

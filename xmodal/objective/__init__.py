@@ -13,6 +13,7 @@ from xmodal.adapters.encoder import Encoder, Features
 from xmodal.errors import Mistake, RecipeError
 from xmodal.objective.checking import check_terms, unique_labels
 from xmodal.objective.dry_run import dry_run, unchanged
+from xmodal.objective.presence import Presence, only_rows, rows_with
 from xmodal.objective.references import BATCH, STUDENT, Reference
 from xmodal.objective.term import BoundTerm
 from xmodal.recipe import Term
@@ -86,33 +87,67 @@ class Objective(nn.Module):
         """The batch's own fields that are asked for."""
         return _by_model(self._references()).get(BATCH, ())
 
+    def references(self) -> list[tuple[Reference, ...]]:
+        """Term by term, all taps that it asks for, masks included."""
+        return [term.checked.all_references for term in self._terms()]
+
     def mask_taps(self) -> dict[str, tuple[str, ...]]:
         """Model → the taps that are masks: what :meth:`counts` needs."""
         masks = (reference for term in self._terms() for reference in term.checked.mask_references)
         return _by_model(reference for reference in masks if reference.model != BATCH)
 
     def forward(
-        self, features: Mapping[str, Features], *, group: ProcessGroup | None = None, progress: float = 0.0
+        self,
+        features: Mapping[str, Features],
+        *,
+        group: ProcessGroup | None = None,
+        progress: float = 0.0,
+        present: Presence | None = None,
     ) -> dict[str, Tensor]:
         """Label → the term's value on this part of a batch, unweighted: a mean over its items.
 
         With ``group``, relational terms see the rows of all its ranks, and their value is the whole batch's; gradients
         are right once averaged over ranks. Per-item terms stay this rank's: combine them by :meth:`counts`.
-        ``progress``, from 0 at a stage's first step to 1 at its last, is what schedules follow. In training mode every
-        call adds the teacher's rows to the memory banks: call it once a step.
-        """
-        return {label: self.terms[label](features, group, progress) for label in self.labels}
+        ``progress``, from 0 at a stage's first step to 1 at its last, is what schedules follow. In training mode the
+        teacher's rows wait for :meth:`settle` to go into the memory banks: call both once a step.
 
-    def observe(self, parts: Sequence[Mapping[str, Features]], *, group: ProcessGroup | None = None) -> None:
+        ``present`` says which rows have a tap, where some have not. A term is about the rows that have all of its taps;
+        one that finds none is left out.
+        """
+        values = {}
+        for label, term in self._items():
+            own = only_rows(term.checked.all_references, features, present)
+            if own is not None:
+                values[label] = term(own, group, progress)
+        return values
+
+    def observe(
+        self,
+        parts: Sequence[Mapping[str, Features]],
+        *,
+        group: ProcessGroup | None = None,
+        present: Sequence[Presence] | None = None,
+    ) -> None:
         """Learn the running statistics of teachers' features from the parts of a batch, on all ranks; once a step,
         before :meth:`forward`, which only applies them. Needs the teachers' taps and the masks.
         """
         for term in self._terms():
-            term.observe(parts, group)
+            references = term.checked.all_references
+            own = [only_rows(references, *part) for part in zip(parts, present or [{}] * len(parts), strict=True)]
+            if seen := [part for part in own if part is not None]:
+                term.observe(seen, group)
+
+    def settle(self, *, taken: bool = True) -> None:
+        """End a step, after its backward pass, on every rank: the teacher's rows that :meth:`forward` has seen go into
+        the memory banks, in place of the oldest, or are forgotten where the step was not taken.
+        """
+        for term in self._terms():
+            term.settle(taken)
 
     def weighted(self, values: Mapping[str, Tensor], progress: float = 0.0) -> dict[str, Tensor]:
-        """Label → weight · value."""
-        return {label: term.checked.weight_at(progress) * values[label] for label, term in self._items()}
+        """Label → weight · value, of the values given."""
+        items = [(label, term) for label, term in self._items() if label in values]
+        return {label: term.checked.weight_at(progress) * values[label] for label, term in items}
 
     def total(self, values: Mapping[str, Tensor], progress: float = 0.0) -> Tensor:
         """Σ weight · value over the terms."""
@@ -123,15 +158,23 @@ class Objective(nn.Module):
         changing = {label: term.checked.scheduled_at(progress) for label, term in self._items()}
         return {label: values for label, values in changing.items() if values}
 
-    def counts(self, masks: Mapping[str, Features], num_rows: int) -> dict[str, Tensor | int]:
+    def counts(
+        self, masks: Mapping[str, Features], num_rows: int, present: Presence | None = None
+    ) -> dict[str, Tensor | int]:
         """Label → how many items the term averages over in this part of a batch.
 
         For a term with masks what its loss counts in them, taken from ``masks`` (model → features), else ``num_rows``.
         Parts of a batch, and ranks, combine exactly as Σ count · value / Σ count. For a relational term, which counts
         samples, that holds over the ranks of its ``group`` only: the parts of an accumulated batch never see each
-        other's rows.
+        other's rows. ``present`` is as in :meth:`forward`; a term counts the rows that have all of its taps.
         """
-        return {label: term.count(masks, num_rows) for label, term in self._items()}
+        counted: dict[str, Tensor | int] = {}
+        for label, term in self._items():
+            references = term.checked.all_references
+            rows = rows_with(references, present) if present else None
+            own = only_rows(references, masks, present)
+            counted[label] = 0 if own is None else term.count(own, num_rows if rows is None else int(rows.sum()))
+        return counted
 
     def learning_rate_factors(self) -> dict[nn.Parameter, float]:
         """What multiplies the run's learning rate, for the parameters that do not go by it alone."""

@@ -137,7 +137,20 @@ def _check_label(label: str, path: str) -> list[Mistake]:
 
 def _check_loss_options(given: Mapping[str, Any], loss: Loss, path: str) -> tuple[Options, list[Mistake]]:
     own = {name: value for name, value in given.items() if name not in loss.state}
-    return check_options(own, loss.options, path, loss.name, (*_SECTIONS, *loss.state), may_change=True)
+    known = (*_SECTIONS, *loss.state)
+    return check_options(own, loss.options, path, loss.name, known, may_change=True, elsewhere=_elsewhere(own, loss))
+
+
+def _elsewhere(given: Mapping[str, Any], loss: Loss) -> dict[str, str]:
+    """Of names that are no options of this loss, what they are options of."""
+    found = {}
+    for name in given:
+        owners = [other for other in LOSSES if name in LOSSES[other].options or name in LOSSES[other].state]
+        if name in [mask.name for mask in loss.masks]:
+            found[name] = f"It is a mask: write `mask: {{{name}: TAP}}`."
+        elif owners:
+            found[name] = f"It belongs to {', '.join(owners[:3])}{', …' if len(owners) > 3 else ''}."
+    return found
 
 
 def _check_state(given: Mapping[str, Any], loss: Loss, path: str) -> tuple[int | None, list[Mistake]]:

@@ -15,6 +15,7 @@ from xmodal.errors import AdapterError, Mistake, XmodalError
 from xmodal.losses import Input, Loss
 from xmodal.objective.checking import model_path
 from xmodal.objective.layout import arrange
+from xmodal.objective.padding import check_padding
 from xmodal.objective.references import BATCH, STUDENT, Reference
 from xmodal.objective.term import BoundTerm
 from xmodal.objective.terms import CheckedTerm
@@ -42,7 +43,7 @@ def dry_run(
         mistakes.extend(more)
         for entry in checked:
             if all(ref in right and ref.tap in features.get(ref.model, {}) for ref in entry.all_references):
-                term, more = _try_term(entry, features, seed)
+                term, more = _try_term(entry, models, features, seed)
                 mistakes.extend(more)
                 if term is not None:
                     bound[entry.label] = term
@@ -124,13 +125,14 @@ def _run_models(
 
 
 def _try_term(
-    entry: CheckedTerm, features: Mapping[str, Features], seed: int
+    entry: CheckedTerm, models: Mapping[str, Encoder], features: Mapping[str, Features], seed: int
 ) -> tuple[BoundTerm | None, list[Mistake]]:
     if entry.loss is None or not entry.wired:
         return None, []
     tensors = {ref: arrange(given, ref, features[ref.model][ref.tap]) for given, _, ref in entry.tensors}
     wrong = [m for given, _, ref in entry.tensors if (m := _check_dtype(entry.loss, given, ref, tensors[ref]))]
     shapes = {reference: tensor.shape for reference, tensor in tensors.items()}
+    wrong += check_padding(entry, entry.loss, models, shapes)
     shapes |= {reference: features[reference.model][reference.tap].shape for reference in entry.mask_references}
     plan, mistakes = plan_widths(entry, entry.loss, shapes)
     if wrong or mistakes or not entry.sound:

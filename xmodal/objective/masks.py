@@ -26,6 +26,12 @@ def assign_masks(loss: Loss, given: Nested | None, path: str) -> tuple[dict[str,
     if not names:
         return {}, [Mistake(path, f"{loss.name} takes no mask")]
     if isinstance(given, Mapping):
+        if not given or any(isinstance(taps, Mapping) and not taps for taps in given.values()):
+            empty = [f"{path}.{name}" for name, taps in given.items() if name in names and taps == {}]
+            wanted = f"{loss.name} takes {', '.join(names)}"
+            return {}, [
+                Mistake(where, f"names no tap: {wanted}; without a mask, leave `mask` out") for where in empty or [path]
+            ]
         unknown = [name for name in given if name not in names]
         if unknown:
             return {}, [

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from difflib import SequenceMatcher
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from xmodal.errors import Mistake, nearest
-from xmodal.losses.options import Option
+from xmodal.losses.options import Option, kinds_of
 from xmodal.losses.state import LearnedBias, LearnedScale
 from xmodal.objective.schedules import is_schedule, read_schedule
 from xmodal.recipes.complaints import describe, show
@@ -48,24 +49,27 @@ def check_options(
     owner: str,
     also_known: Collection[str] = (),
     may_change: bool = False,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> tuple[Options, list[Mistake]]:
-    """The options of ``given`` as their types want them, and every mistake: unknown, missing, of the wrong type.
+    """The options of ``given`` as their types want them, and every mistake: unknown, missing, of the wrong type or
+    beyond the range of its numbers.
 
     ``also_known`` are keys that stand beside the options and may be what a misspelt one means. ``may_change``: numbers
-    may be schedules.
+    with a fraction may be schedules. ``elsewhere`` says of names that are right in another place where that is.
     """
     read, mistakes = Options(), []
     for key, value in given.items():
         option, where = options.get(key), f"{path}.{key}"
         if option is None:
-            mistakes.append(Mistake(where, _unknown(key, options, path, owner, also_known)))
+            why = _unknown(key, options, path, owner, also_known, (elsewhere or {}).get(key))
+            mistakes.append(Mistake(where, why))
         elif isinstance(value, Mapping) and "learn" in value:
             learned, found = _read_learned(value, option, where, owner)
             mistakes.extend(found)
             if learned is not None:
                 read.learned[key] = learned
-        elif may_change and is_number(option) and is_schedule(value):
-            schedule, found = read_schedule(value, where)
+        elif may_change and is_schedule(value):
+            schedule, found = _read_schedule(value, option, where, options.values())
             mistakes.extend(found)
             if schedule is not None:
                 read.scheduled[key] = schedule
@@ -83,29 +87,50 @@ def check_options(
     return read, mistakes
 
 
-def is_number(option: Option) -> bool:
-    """Whether the option takes a number, alone or among other things."""
-    return any(kind in (option.annotation, *get_args(option.annotation)) for kind in (float, int))
-
-
-def is_whole(option: Option) -> bool:
-    """Whether the number must be a whole one."""
-    return float not in (option.annotation, *get_args(option.annotation))
-
-
-def _unknown(key: str, options: Mapping[str, Option], path: str, owner: str, also_known: Collection[str]) -> str:
+def _unknown(
+    key: str,
+    options: Mapping[str, Option],
+    path: str,
+    owner: str,
+    also_known: Collection[str],
+    elsewhere: str | None,
+) -> str:
     takes = f"takes {', '.join(options)}" if options else "takes no options"
-    close = [f"{path}.{name}" for name in nearest(key, [*options, *also_known])]
-    return f"no such option; {owner} {takes}." + (f" Nearest: {', '.join(close)}" if close else "")
+    # a key of the term is meant by a slip of the pen only: bank, max and tile are no misspelt mask or side
+    beside = [] if elsewhere else [name for name in also_known if _is_slip(key, name)]
+    close = [f"{path}.{name}" for name in nearest(key, [*options, *beside])]
+    said = [f"no such option; {owner} {takes}.", elsewhere, f"Nearest: {', '.join(close)}" if close else None]
+    return " ".join(part for part in said if part)
+
+
+def _is_slip(given: str, name: str) -> bool:
+    return SequenceMatcher(None, name, given).ratio() >= 0.7 or (len(given) > 2 and name.startswith(given))
 
 
 def _wanted(option: Option, may_change: bool) -> str:
     words = [describe(option.annotation)]
     if option.learnable:
         words.append("{learn: NUMBER}" if _is_bias(option) else "{learn: NUMBER, max: NUMBER}")
-    if may_change and is_number(option):
+    if may_change and option.may_change:
         words.append("{from: NUMBER, to: NUMBER}")
     return " or ".join(words)
+
+
+def _read_schedule(
+    value: Mapping[str, Any], option: Option, path: str, options: Collection[Option]
+) -> tuple[Schedule | None, list[Mistake]]:
+    """A schedule of an option that may have one, both its ends within the option's range: so is all between them."""
+    if not option.may_change:
+        may = ", ".join(["weight", *(other.name for other in options if other.may_change)])
+        wanted = f"expected {describe(option.annotation)}, the same for the whole run"
+        return None, [Mistake(path, f"{wanted}; given a schedule. What may change in this term: {may}")]
+    schedule, mistakes = read_schedule(value, path)
+    for key, end in (("from", schedule.first), ("to", schedule.last)) if schedule is not None else ():
+        try:
+            _convert(end, option.number)
+        except ValueError:
+            mistakes.append(Mistake(f"{path}.{key}", f"expected {describe(option.number)}; given {show(value[key])}"))
+    return (None if mistakes else schedule), mistakes
 
 
 def _is_bias(option: Option) -> bool:
@@ -145,7 +170,7 @@ def _number(value: Any) -> float | None:
 
 def _convert(value: Any, annotation: Any) -> Any:
     """``value`` as ``annotation``, or ValueError. ``"2e-3"`` is a number to us, ``true`` is none."""
-    kinds = (annotation, *get_args(annotation))
+    kinds = kinds_of(annotation)
     entries = value if isinstance(value, (list, tuple)) else [value]
     if bool not in kinds and Any not in kinds and any(isinstance(entry, bool) for entry in entries):
         raise ValueError

@@ -19,7 +19,6 @@ from xmodal.losses import Input, Loss
 from xmodal.losses.state import Fusion, MemoryBank, RunningStandardisation
 from xmodal.objective.layout import along, arrange, feature_axis, may_move
 from xmodal.objective.masks import given_masks
-from xmodal.objective.options import is_whole
 from xmodal.objective.references import STUDENT, Reference, change
 from xmodal.objective.terms import CheckedTerm
 from xmodal.objective.widths import Plan
@@ -42,6 +41,7 @@ class BoundTerm(nn.Module):
         self.standardisers = nn.ModuleDict()
         self.fusions = nn.ModuleDict()
         self.bank: MemoryBank | None = None
+        self._seen: tuple[Tensor, ProcessGroup | None] | None = None
 
     def size(self, plan: Plan, seed: int) -> None:
         """Make what needs sizes. The same seed gives the same weights, on every rank; no RNG is consumed."""
@@ -64,7 +64,7 @@ class BoundTerm(nn.Module):
     def forward(
         self, features: Mapping[str, Features], group: ProcessGroup | None = None, progress: float = 0.0
     ) -> Tensor:
-        """The loss's mean over its items, unweighted. In training mode a memory bank then takes the teacher's rows."""
+        """The loss's mean over its items, unweighted. In training mode the teacher's rows wait for :meth:`settle`."""
         self._check_sized()
         masks = given_masks(self.checked.masks, features)
         inputs = {
@@ -74,15 +74,22 @@ class BoundTerm(nn.Module):
         keywords: dict[str, Any] = {**self.checked.options, **masks, **self._changing(progress), **self.fusions}
         keywords |= {name: module() for name, module in self.learned.items()}
         if self.bank is not None:
-            keywords["bank"] = self.bank.rows.clone()  # the backward pass needs what the push below changes
+            keywords["bank"] = self.bank.rows
         if self.loss.kind == "relational":
             keywords["group"] = group
         value = self.loss.function(*inputs.values(), **keywords)
         if self.bank is not None and self.training:
             rows = inputs[self.checked.bank_input]
             assert isinstance(rows, Tensor)
-            self.bank.push(rows.detach(), group)
+            # not pushed yet: the backward pass may need the bank as it is, and the step may not be taken
+            self._seen = rows.detach(), group
         return value
+
+    def settle(self, taken: bool) -> None:
+        """Put the teacher's rows of the last call into the memory bank, or forget them."""
+        seen, self._seen = self._seen, None
+        if taken and seen is not None and self.bank is not None:
+            self.bank.push(*seen)
 
     @torch.no_grad()
     def observe(self, parts: Sequence[Mapping[str, Features]], group: ProcessGroup | None = None) -> None:
@@ -133,9 +140,8 @@ class BoundTerm(nn.Module):
         return along(axis, projection, feature if parameter is None else feature.to(parameter.dtype))
 
     def _changing(self, progress: float) -> dict[str, float]:
-        """Options that change during the run; whole numbers stay whole."""
-        values = {name: value for name, value in self.checked.scheduled_at(progress).items() if name != "weight"}
-        return {name: round(value) if is_whole(self.loss.options[name]) else value for name, value in values.items()}
+        """Options that change during the run."""
+        return {name: value for name, value in self.checked.scheduled_at(progress).items() if name != "weight"}
 
     def _check_sized(self) -> None:
         if not self.sized:

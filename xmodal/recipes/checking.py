@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from xmodal.errors import AdapterError, DataError, Mistake, hint
-from xmodal.recipe import Recipe, Term
+from xmodal.recipe import Augment, Recipe, Term
+from xmodal.recipes.cached import KEY, cached_mistakes
 from xmodal.recipes.loading import RECIPES, merge_stages
 from xmodal.recipes.options import SchemeOptions, option_mistakes
 from xmodal.taps import resolve_tap
@@ -59,6 +60,8 @@ def _find(raw: Mapping[str, Any], known: set[str]) -> Iterator[Mistake]:
     for path, spec in models.items():
         if isinstance(spec, Mapping) and isinstance(spec.get("name"), str):
             yield from _of_model(path, spec, _filled(raw, teachers) if path == "student" else frozenset())
+            yield from cached_mistakes(path, spec, raw.get("data")) if path != "student" else ()
+            yield from stored_mistakes(path, spec, raw.get("data"))
     yield from _of_data(raw.get("data"))
     yield from _of_terms(raw, teachers)
     yield from _of_scheme(raw.get("scheme"))
@@ -67,6 +70,23 @@ def _find(raw: Mapping[str, Any], known: set[str]) -> Iterator[Mistake]:
     baseline = raw.get("baseline")
     if isinstance(baseline, str) and baseline not in RECIPES:
         yield Mistake("baseline", f"{baseline!r} is not a recipe. {hint(baseline, RECIPES)}")
+
+
+def stored_mistakes(path: str, spec: Mapping[str, Any], data: Any) -> Iterator[Mistake]:
+    """What cannot go with a teacher whose embeddings are stored: pictures that are changed by other parameters."""
+    augment = data.get("augment") if isinstance(data, Mapping) else None
+    if path == "student" or spec["name"] != "reinforced" or not augment:
+        return
+    try:
+        changes = Augment.model_validate(augment) != Augment()
+    except ValidationError:
+        return  # what is wrong with it was said already
+    if changes:
+        yield Mistake(
+            "data.augment",
+            "does nothing beside teacher 'reinforced': every picture is changed by the parameters that are stored with "
+            "its embedding. Leave it out.",
+        )
 
 
 def _teachers(raw: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
@@ -89,7 +109,8 @@ def _of_model(path: str, spec: Mapping[str, Any], filled: frozenset[str]) -> Ite
 
     if spec["name"] == GIVEN:
         return
-    options = {key: value for key, value in spec.items() if key != "name"}
+    kept = ("name",) if path == "student" else ("name", KEY)
+    options = {key: value for key, value in spec.items() if key not in kept}
     factory, mistake = factory_of(path, spec["name"])
     if mistake is not None:
         yield mistake
@@ -108,7 +129,18 @@ def _of_data(data: Any) -> Iterator[Mistake]:
     splits = (
         {f"data.val.{name}": shards for name, shards in val.items()} if isinstance(val, Mapping) else {"data.val": val}
     )
-    for path, shards in {"data.train": data.get("train"), **splits}.items():
+    train = data.get("train")
+    sources = (
+        {
+            f"data.train.{name}.shards" if isinstance(source, Mapping) else f"data.train.{name}": (
+                source.get("shards") if isinstance(source, Mapping) else source
+            )
+            for name, source in train.items()
+        }
+        if isinstance(train, Mapping)
+        else {"data.train": train}
+    )
+    for path, shards in {**sources, **splits}.items():
         if not isinstance(shards, str) and not (
             isinstance(shards, list) and all(isinstance(entry, str) for entry in shards)
         ):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types as bounds
 from pydantic import BaseModel, ValidationError
@@ -151,6 +151,9 @@ def _words(branch: Any) -> list[str]:
         return [_NOUNS[branch]]
     if get_origin(branch) is Literal:
         return [str(choice) for choice in get_args(branch)]
+    if get_origin(branch) is Annotated:  # an option's range, off a signature
+        kind, *limits = get_args(branch)
+        return [f"{describe(kind)} {_limits(limits, 'of at least')}"]
     if is_model(branch):
         options = branch.model_config.get("extra") == "allow"
         return [f"a mapping {{{next(iter(branch.model_fields))}: …}}" if options else _NOUNS.get(branch, "a mapping")]
@@ -158,16 +161,25 @@ def _words(branch: Any) -> list[str]:
         inner = get_args(branch)[1]
         return ["a mapping" if inner is Any else f"a mapping from names to {describe(inner)}"]
     if get_origin(branch) is not None and issubclass(get_origin(branch), Sequence):
+        (entry, *_) = get_args(branch)
+        if get_origin(entry) is Annotated:
+            kind, *limits = get_args(entry)
+            return [f"a list of {'whole ' if kind is int else ''}numbers {_limits(limits, 'of at least')}"]
         of_mappings = any(is_model(member) or get_origin(member) is dict for member in get_args(branch))
         return ["a list of mappings" if of_mappings else "a list"]
     return [getattr(branch, "__name__", str(branch))]
 
 
 def _bounds(info: FieldInfo | None) -> str:
+    said = _limits(info.metadata if info is not None else ())
+    return f", {said}" if said else ""
+
+
+def _limits(metadata: Iterable[Any], at_least: str = "at least") -> str:
     low, high = [], []
-    for limit in info.metadata if info is not None else ():
+    for limit in metadata:
         if isinstance(limit, bounds.Ge):
-            low.append(f"at least {limit.ge}")
+            low.append(f"{at_least} {limit.ge}")
         elif isinstance(limit, bounds.Gt):
             low.append(f"above {limit.gt}")
         elif isinstance(limit, bounds.Le):
@@ -176,8 +188,7 @@ def _bounds(info: FieldInfo | None) -> str:
             high.append(f"below {limit.lt}")
         elif isinstance(limit, bounds.MinLen):
             low.append(f"with at least {limit.min_length} entry")
-    both = [*low, *high]
-    return f", {' and '.join(both)}" if both else ""
+    return " and ".join([*low, *high])
 
 
 def show(value: Any) -> str:
@@ -204,9 +215,10 @@ def nearest_key(path: tuple[str, ...], model: type[BaseModel]) -> str:
     parent, key = path[:-1], path[-1]
     key = _ABBREVIATIONS.get(key, key)
     known = list(_keys(model))
-    numbered = tuple("N" if part.isdigit() else part for part in parent)
-    siblings = [name[-1] for name in known if name[:-1] == numbered]
-    elsewhere = {".".join(name): name[-1] for name in known if name[:-1] != numbered and "N" not in name}
+    siblings = [name[-1] for name in known if _stands_for(name[:-1], parent)]
+    elsewhere = {
+        ".".join(name): name[-1] for name in known if not (_stands_for(name[:-1], parent) or {"N", "*"} & set(name))
+    }
     if key in siblings:
         found = [key]
     else:
@@ -221,7 +233,7 @@ def nearest_key(path: tuple[str, ...], model: type[BaseModel]) -> str:
 
 
 def _keys(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key of the schema, a list's index written N."""
+    """Every key of the schema, a list's index written N and a name that is free to choose ``*``."""
     for name, info in fields_of(model).items():
         yield (*prefix, name)
         for branch in _branches(info.annotation):
@@ -229,3 +241,13 @@ def _keys(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tupl
                 yield from _keys(branch, (*prefix, name))
             elif get_origin(branch) is list and is_model(get_args(branch)[0]):
                 yield from _keys(get_args(branch)[0], (*prefix, name, "N"))
+            elif get_origin(branch) is dict:
+                for inner in filter(is_model, _branches(get_args(branch)[1])):
+                    yield from _keys(inner, (*prefix, name, "*"))
+
+
+def _stands_for(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    """Whether a place of the schema is this one: N stands for any index, ``*`` for any name."""
+    return len(pattern) == len(path) and all(
+        part.isdigit() if known == "N" else known in ("*", part) for known, part in zip(pattern, path, strict=True)
+    )

@@ -18,6 +18,8 @@ GIVEN = "given"
 
 _IMAGE = ("image.embedding", "image.tokens", "image.map", "image.hidden.N")
 _TEXT = ("text.embedding", "text.features", "text.tokens", "text.hidden.N", "text.attention.N", "text.mask")
+_TOP = ("values", "indices", "tail")
+"""What a cache may hold of logits in their place: the likeliest classes."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def outline(path: str, spec: Any) -> Outline | None:
     taps = _taps(kind, name, spec)
     if taps is None:
         return None
+    if spec.get("cached"):
+        taps = (*taps, *(f"{tap}.{part}" for tap in taps if tap.endswith("logits") for part in _TOP))
     model = spec.get("model")
     return Outline(f"{kind} {name!r}" + (f" ({model.rpartition('/')[2]})" if isinstance(model, str) else ""), taps)
 
@@ -101,6 +105,12 @@ def _taps(kind: str, name: str, spec: Mapping[str, Any]) -> tuple[str, ...] | No
         return ("image.embedding", "image.features", *_IMAGE[1:], *(("logits",) if spec.get("num_classes") else ()))
     if (kind, name) == ("teacher", "timm"):
         return (*_IMAGE, "logits")
+    if (kind, name) == ("teacher", "reinforced"):
+        given = spec.get("teachers", 2)
+        parts = range(given) if type(given) is int and 0 < given <= 100 else ()
+        return tuple(
+            f"{side}.{tap}" for side in ("image", "text") for tap in ("embedding", *(f"part.{n}" for n in parts))
+        )
     if (kind, name) == ("teacher", "sentence"):
         return _numbered(_TEXT, _layers_of(spec.get("model")))
     if (kind, name) == ("student", "text"):

@@ -36,9 +36,14 @@ class TermGradients:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add one part's terms, weighted as in the sum that is trained. Leaves the graph for the backward pass."""
+        """Add one part's terms, weighted as in the sum that is trained. Leaves the graph for the backward pass.
+
+        A term that hangs on nothing that is trained, in this part, asks for nothing.
+        """
         for label, value in values.items():
-            gradients = torch.autograd.grad(value, self._parameters, retain_graph=True, allow_unused=True)
+            gradients: tuple[Tensor | None, ...] = (None,) * len(self._parameters)
+            if value.requires_grad:
+                gradients = torch.autograd.grad(value, self._parameters, retain_graph=True, allow_unused=True)
             pairs = zip(self._parameters, gradients, strict=True)
             flat = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
             self._sums[label] = self._sums[label] + flat if label in self._sums else flat

@@ -13,11 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.adapters.encoder import Encoder, Features
 from xmodal.objective import Objective
+from xmodal.objective.presence import Presence
 from xmodal.objective.references import BATCH, STUDENT
 from xmodal.recipe import Train
 from xmodal.schemes.base import SCHEMES, Progress, Scheme, StepResult
 from xmodal.schemes.gradients import TermGradients, keep_compiled_graphs
-from xmodal.schemes.parts import masks_of, shares_of
+from xmodal.schemes.parts import masks_of, presence_in, shares_of
+from xmodal.schemes.presence import features_of
 from xmodal.schemes.trainee import Trainee
 from xmodal.train.batches import Batch, split, take_fields
 from xmodal.train.distributed import World
@@ -75,14 +77,23 @@ class Offline(Scheme):
         statistics = self._statistics()
         parts = split(batch, self.settings.accumulate)
         objective = self.trainee.objective
-        masks = [masks_of(part, {STUDENT: self.trainee.student, **self.teachers}, objective) for part in parts]
-        others = self._teach_all(parts, masks)
-        shares = shares_of(parts, masks, objective, self._sum_over_ranks, self.world.device)
+        models = {STUDENT: self.trainee.student, **self.teachers}
+        masks = [masks_of(part, models, objective) for part in parts]
+        presences = [presence_in(part, models, objective) for part in parts]
+        others = self._teach_all(parts, masks, presences)
+        shares = shares_of(parts, masks, presences, objective, self._sum_over_ranks, self.world.device)
         terms: dict[str, Tensor] = {}
         looking = self._look_at_gradients(progress)
-        for number, (part, other, share) in enumerate(zip(parts, others, shares, strict=True)):
+        for number, (part, other, share, present) in enumerate(zip(parts, others, shares, presences, strict=True)):
             with self._sync_only_at(number == len(parts) - 1):
-                values = self.parallel(part["views"][STUDENT], other, group=self._group, progress=progress.share)
+                values = self.parallel(
+                    part["views"][STUDENT],
+                    other,
+                    part.get("present", {}),
+                    group=self._group,
+                    progress=progress.share,
+                    present=present,
+                )
                 shared = {label: value * share[label] for label, value in values.items()}
                 self._backward(shared, progress, looking)
             for label, value in shared.items():
@@ -92,6 +103,7 @@ class Offline(Scheme):
         if result.skipped:
             for buffer, before in statistics:
                 buffer.copy_(before)
+        objective.settle(taken=not result.skipped)
         return result
 
     def _backward(self, terms: Mapping[str, Tensor], progress: Progress, looking: TermGradients | None) -> None:
@@ -107,8 +119,8 @@ class Offline(Scheme):
         return TermGradients(self.trainee.student) if every and (progress.step + 1) % every == 0 else None
 
     def _statistics(self) -> list[tuple[Tensor, Tensor]]:
-        # A skipped step must not leave its NaN in the running statistics of a BatchNorm, or its rows in a memory bank.
-        return [(buffer, buffer.clone()) for buffer in self.trainee.buffers()]
+        # A skipped step must not leave its NaN in the running statistics of a BatchNorm.
+        return [(buffer, buffer.clone()) for buffer in self.trainee.statistics()]
 
     def _update(self, terms: dict[str, Tensor], progress: Progress, figures: Mapping[str, Any]) -> StepResult:
         self.scaler.unscale_(self.optimizer)
@@ -127,7 +139,9 @@ class Offline(Scheme):
         scheduled = self.trainee.objective.scheduled(progress.share)
         return StepResult(loss, terms, grad_norm.detach(), skipped, scheduled, figures)
 
-    def _teach_all(self, parts: list[Batch], masks: list[dict[str, Features]]) -> Iterable[dict[str, Features]]:
+    def _teach_all(
+        self, parts: list[Batch], masks: list[dict[str, Features]], presences: list[Presence]
+    ) -> Iterable[dict[str, Features]]:
         """What the objective gets of each part beside the student: teachers' features, and the batch's own fields.
 
         One part at a time, but where running statistics of all of them are taken first.
@@ -137,7 +151,7 @@ class Offline(Scheme):
             return map(self._teach, parts)
         others = [self._teach(part) for part in parts]
         seen = [{**other, STUDENT: mask.get(STUDENT, {})} for other, mask in zip(others, masks, strict=True)]
-        objective.observe(seen, group=self._group)
+        objective.observe(seen, group=self._group, present=presences)
         return others
 
     def _teach(self, part: Batch) -> dict[str, Features]:
@@ -147,7 +161,10 @@ class Offline(Scheme):
             torch.no_grad(),
             torch.autocast(self.world.device.type, self.precision, enabled=self.precision is not torch.float32),
         ):
-            features = {name: model(part["views"][name], taps.get(name, ())) for name, model in self.teachers.items()}
+            features = {
+                name: features_of(model, part["views"][name], taps.get(name, ()), part.get("present", {}))
+                for name, model in self.teachers.items()
+            }
         return {**features, BATCH: take_fields(part, self.trainee.objective.fields())}
 
     @property

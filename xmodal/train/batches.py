@@ -51,8 +51,12 @@ def tensor_fields(batch: Batch) -> dict[str, Tensor]:
 
 
 def take_fields(batch: Batch, names: Iterable[str]) -> dict[str, Tensor]:
-    """The fields of those names. Raises :class:`DataError` where the batch lacks one: not every sample has it."""
+    """The fields of those names, without what a batch of several sources says that it lacks.
+
+    Raises :class:`DataError` where the batch lacks one: not every sample has it.
+    """
     fields = tensor_fields(batch)
+    names = [name for name in names if name in fields or name not in batch.get("present", {})]
     missing = [name for name in names if name not in fields]
     if missing:
         raise DataError(

@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from xmodal.adapters import STUDENTS, create_student, create_teacher
 from xmodal.adapters.encoder import Encoder
-from xmodal.data import ShardSet, TrainStream, open_shards
+from xmodal.data import StreamSource, TrainStream, open_sources
+from xmodal.data.cache.recipe import open_cached
 from xmodal.errors import Mistake, RecipeError, RunError
 from xmodal.objective import Objective
 from xmodal.recipe import Recipe, Spec, Train
+from xmodal.recipes.cached import is_cached, real_options
 from xmodal.recipes.models import GIVEN
 from xmodal.schemes import SCHEMES, Scheme
-from xmodal.train.batches import split, tensor_fields, to_device
+from xmodal.train.batches import tensor_fields, to_device
+from xmodal.train.coverage import unserved
 from xmodal.train.distributed import World
 
 logger = logging.getLogger("xmodal")
@@ -35,17 +39,33 @@ class Parts:
 
     student: Encoder
     teachers: dict[str, Encoder]
-    shards: ShardSet
+    sources: tuple[StreamSource, ...]
     objective: Objective
     num_steps: int
     sample: dict[str, dict[str, Tensor]]
 
+    @property
+    def num_samples(self) -> int:
+        """Samples of the training data, over all sources."""
+        return sum(source.shards.num_samples for source in self.sources)
 
-def build_teachers(recipe: Recipe, given: Mapping[str, Encoder]) -> dict[str, Encoder]:
-    """The frozen teachers of a recipe; those in ``given`` are taken as they are."""
+
+def build_teachers(
+    recipe: Recipe, given: Mapping[str, Encoder], sources: tuple[StreamSource, ...]
+) -> dict[str, Encoder]:
+    """The frozen teachers of a recipe; those in ``given`` are taken as they are.
+
+    A cached one is not loaded: what it says of the samples of ``sources`` lies on the disk.
+    """
     teachers = {}
     for name, spec in recipe.all_teachers().items():
-        teacher = given[name] if name in given else create_teacher(_known(spec, name).name, **spec.options)
+        if is_cached(spec):  # also where it is given: another stage has other data
+            teacher: Encoder = open_cached(recipe, name, sources)
+        elif name in given:
+            teacher = given[name]
+        else:
+            with torch.random.fork_rng(devices=[]):  # the student starts alike, whether its teachers are loaded or not
+                teacher = create_teacher(_known(spec, name).name, **real_options(spec))
         teachers[name] = teacher.freeze()
     return teachers
 
@@ -91,9 +111,9 @@ def build_parts(
     ``before`` is the student and the objective of the stage before, whose weights this one's start from. Raises
     :class:`RecipeError` with all that the dry run found.
     """
-    shards = open_shards(recipe.data.train)
-    num_steps = count_steps(recipe.train, shards.num_samples)
-    teachers = build_teachers(recipe, given)
+    sources = open_sources(recipe.data.train, recipe.data.text)
+    num_steps = count_steps(recipe.train, sum(source.shards.num_samples for source in sources))
+    teachers = build_teachers(recipe, given, sources)
     student = build_student(recipe, teachers, given)
     if before is not None and inherit(student, before[0]) == 0:
         raise RecipeError([Mistake("stages", "the student of this stage shares no tensor with the one before it.")])
@@ -102,24 +122,24 @@ def build_parts(
     if device is not None:
         for model in models.values():
             model.to(device)
-    stream = build_stream(recipe, models, shards, num_workers=0)
-    batch = next(iter(stream))
-    few = split(batch, math.ceil(len(batch["key"]) / _DRY_RUN_ROWS))[0]
+    few = build_stream(recipe, models, sources, num_workers=0).probe(_DRY_RUN_ROWS)
     if device is not None:
         few = to_device(few, device)
     objective = Objective.build(
         recipe.objective, models, few["views"], fields=tensor_fields(few), seed=recipe.train.seed
     )
+    if mistakes := unserved(objective, models, sources):
+        raise RecipeError(mistakes, recipe.name, "nothing was trained")
     if before is not None:
         inherit(objective, before[1])
     sample = {name: {key: tensor[:1] for key, tensor in view.items()} for name, view in few["views"].items()}
-    return Parts(student, teachers, shards, objective, num_steps, sample)
+    return Parts(student, teachers, sources, objective, num_steps, sample)
 
 
 def build_stream(
     recipe: Recipe,
     models: Mapping[str, Encoder],
-    shards: ShardSet,
+    sources: tuple[StreamSource, ...],
     *,
     num_workers: int,
     world: World | None = None,
@@ -128,13 +148,16 @@ def build_stream(
     """The training stream of a recipe, preprocessed for each model; ``world`` says which part is this rank's."""
     data = recipe.data
     return TrainStream(
-        shards,
+        sources,
         preprocess={name: model.preprocess for name, model in models.items()},
         batch_size=recipe.train.batch_size,
         seed=recipe.train.seed,
-        text=data.text,
+        mix=data.mix,
+        label=data.label,
+        features=data.features,
         image_size=data.image_size,
         augment=data.augment,
+        decoder=data.decoder,
         num_workers=num_workers,
         slots=data.slots,
         block_size=data.block_size,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal.adapters.encoder import Encoder
+from xmodal.adapters.teachers.cached import CachedTeacher
 
 _WARMUP, _RUNS = 3, 15
 
@@ -21,6 +22,9 @@ def describe_model(encoder: Encoder, view: Mapping[str, Tensor]) -> dict[str, An
     ``view`` is one sample's inputs, ``[1, …]``; the latency is the median time of its embeddings, in milliseconds,
     on the model's own device with the threads torch has now.
     """
+    if isinstance(encoder, CachedTeacher):  # it ran elsewhere, at another time
+        recorded = {name: encoder.recorded[name] for name in ("name", "modalities", "parameters", "bytes")}
+        return {**recorded, "latency_ms": None}
     return {
         "name": encoder.name,
         "modalities": list(encoder.modalities),

@@ -29,7 +29,7 @@ def print_title(console: Console, whole: Recipe, stage: Recipe, parts: Parts) ->
     """One line: who teaches whom, on how many samples."""
     teachers = " + ".join(_describe(teacher) for teacher in parts.teachers.values())
     arrow = f"{teachers} → " if teachers else ""
-    samples = f"{parts.shards.num_samples:,}".replace(",", " ")
+    samples = f"{parts.num_samples:,}".replace(",", " ")
     length = f"{stage.train.epochs:g} epochs" if stage.train.epochs else f"{parts.num_steps} steps"
     console.print(
         f"[bold]{whole.name}[/bold]   {arrow}{_describe(parts.student)}   {samples} samples, "
@@ -96,6 +96,8 @@ def _searchable(data: Mapping[str, Any]) -> str:
     """Shards to search in: the last evaluation split's, else those trained on."""
     val = data.get("val") or data["train"]
     shards = list(val.values())[-1] if isinstance(val, Mapping) else val
+    if isinstance(shards, Mapping):  # one of several sources, with its settings
+        shards = shards["shards"]
     return shards if isinstance(shards, str) else str(shards[0])
 
 

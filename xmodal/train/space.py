@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xmodal.recipe import Recipe
+from xmodal.recipes.cached import without_cache
 
 
 def embedding_space(recipe: Recipe) -> dict[str, Any] | None:
@@ -19,7 +20,7 @@ def embedding_space(recipe: Recipe) -> dict[str, Any] | None:
         if student_tap[0] != "student" or teacher_tap[0] not in teachers:
             continue
         if student_tap[1].endswith(".embedding") and teacher_tap[1].endswith(".embedding"):
-            return {"teacher": teachers[teacher_tap[0]].model_dump(mode="json"), "tap": teacher_tap[1]}
+            return {"teacher": without_cache(teachers[teacher_tap[0]]), "tap": teacher_tap[1]}
     return None
 
 

@@ -4,9 +4,9 @@
 adds a run's student to one.
 """
 
+from xmodal.transfer.patience import Patience
 from xmodal.zoo.fetch import download, load
 from xmodal.zoo.index import Entry, File, Index
-from xmodal.zoo.patience import Patience
 from xmodal.zoo.publishing import publish
 from xmodal.zoo.reading import list_entries, read_index, show
 from xmodal.zoo.tables import render_entry, render_list

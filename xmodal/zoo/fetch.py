@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from xmodal.errors import ZooError
-from xmodal.zoo.files import readable_size, refuse_other_types
+from xmodal.transfer.addresses import cache_folder, is_offline, is_remote
+from xmodal.transfer.download import readable_size
+from xmodal.transfer.patience import USUAL, Patience
+from xmodal.zoo.files import refuse_other_types
 from xmodal.zoo.index import Entry
-from xmodal.zoo.location import Location, cache_folder, is_offline, is_remote, locate
-from xmodal.zoo.patience import USUAL, Patience
+from xmodal.zoo.location import Location, locate
 from xmodal.zoo.reading import IndexLocation, read_index
 from xmodal.zoo.transfer import fetch_file, is_complete, part_of
 

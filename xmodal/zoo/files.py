@@ -112,16 +112,3 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def readable_size(size: float) -> str:
-    """Bytes as people say them.
-
-    >>> readable_size(512), readable_size(8_123_456)
-    ('512 B', '8.1 MB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.errors import ZooError
+from xmodal.transfer.patience import USUAL, InterruptedTransferError, keep_trying
 from xmodal.zoo.index import Entry, Index, parse_index
 from xmodal.zoo.location import Location
-from xmodal.zoo.patience import USUAL, InterruptedTransferError, keep_trying
 from xmodal.zoo.targets import Placed, listed_files, refuse_taken
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from xmodal.errors import ZooError
+from xmodal.transfer.addresses import cache_folder
 from xmodal.zoo.index import Entry, Index, parse_index
-from xmodal.zoo.location import Location, cache_folder
+from xmodal.zoo.location import Location
 from xmodal.zoo.reading import write_atomically
 from xmodal.zoo.targets import Placed, listed_files, refuse_taken, uses_folder
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-import platformdirs
-
 from xmodal.errors import ZooError
+from xmodal.transfer.addresses import is_http, protocol_of
 
 INDEX_NAME = "index.json"
-LOCAL_PROTOCOLS = ("file", "local", "memory")
 
 
 @dataclass(frozen=True)
@@ -47,22 +45,6 @@ class Location:
         return "/".join((folder, *parts)) + (f"?{query}" if query else "")
 
 
-def protocol_of(address: str | os.PathLike[str]) -> str:
-    """``https``, ``s3``, …; ``file`` for a path."""
-    protocol, separator, _ = str(address).partition("://")
-    return protocol.lower() if separator else "file"
-
-
-def is_remote(address: str) -> bool:
-    """Whether reading ``address`` takes a network."""
-    return protocol_of(address) not in LOCAL_PROTOCOLS
-
-
-def is_http(address: str) -> bool:
-    """Whether ``address`` is read by HTTP directly."""
-    return protocol_of(address) in ("http", "https")
-
-
 def locate(index: str | os.PathLike[str] | None) -> Location:
     """The zoo meant by a folder, an index file, or an address of either; the package's own for None.
 
@@ -90,16 +72,3 @@ def locate(index: str | os.PathLike[str] | None) -> Location:
         folder, _, name = text.rpartition("/")
         return Location(folder, name, query)
     return Location(text, INDEX_NAME, query)
-
-
-def cache_folder() -> Path:
-    """``$XMODAL_CACHE``, or this user's cache folder."""
-    given = os.environ.get("XMODAL_CACHE")
-    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("xmodal", appauthor=False))
-
-
-def is_offline(offline: bool | None) -> bool:
-    """What the caller says, or else ``$XMODAL_OFFLINE`` (1, true, yes or on)."""
-    if offline is not None:
-        return offline
-    return os.environ.get("XMODAL_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")

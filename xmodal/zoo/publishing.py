@@ -12,8 +12,9 @@ from typing import Any
 
 from xmodal.errors import ZooError
 from xmodal.plain import read_yaml
+from xmodal.transfer.download import readable_size
 from xmodal.zoo.describing import describe, files_of
-from xmodal.zoo.files import readable_size, refuse_other_types, unsafe_path, wrong_contents
+from xmodal.zoo.files import refuse_other_types, unsafe_path, wrong_contents
 from xmodal.zoo.half import store_half
 from xmodal.zoo.index import Entry
 from xmodal.zoo.location import locate

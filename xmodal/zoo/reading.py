@@ -9,10 +9,11 @@ import tempfile
 from pathlib import Path
 
 from xmodal.errors import ZooError
+from xmodal.transfer.addresses import cache_folder, is_offline, is_remote
+from xmodal.transfer.download import fetch_bytes
+from xmodal.transfer.patience import USUAL, Patience
 from xmodal.zoo.index import Entry, Index, parse_index
-from xmodal.zoo.location import Location, cache_folder, is_offline, is_remote, locate
-from xmodal.zoo.patience import USUAL, Patience
-from xmodal.zoo.transfer import fetch_bytes
+from xmodal.zoo.location import Location, locate
 
 LARGEST_INDEX = 32_000_000
 IndexLocation = str | os.PathLike[str] | None

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.errors import ZooError
+from xmodal.transfer.patience import USUAL, Patience, keep_trying
+from xmodal.transfer.streams import accessing, file_system_of
 from xmodal.zoo.index import Entry, Index, parse_index
 from xmodal.zoo.location import Location
-from xmodal.zoo.patience import USUAL, Patience, keep_trying
-from xmodal.zoo.streams import accessing, file_system_of
 from xmodal.zoo.targets import Placed, listed_files, refuse_taken
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xmodal.zoo.files import readable_size
+from xmodal.transfer.download import readable_size
 from xmodal.zoo.index import Entry
 
 FIRST_METRICS = ("text_to_image_recall@10", "zero_shot_top1", "image_to_text_recall@10", "teacher_agreement")

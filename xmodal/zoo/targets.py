@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from xmodal.errors import ZooError
+from xmodal.transfer.addresses import is_http
 from xmodal.zoo.index import Entry, Index
-from xmodal.zoo.location import Location, is_http
+from xmodal.zoo.location import Location
 
 Placed = tuple[Entry, bool, int]
 """The entry as it stands in the index, whether it replaced another one, and how many entries there are now."""

@@ -16,10 +16,10 @@ def test_a_broken_sample_is_replaced_by_the_next_of_its_slot_and_named_once(
     stream = make(broken_shards, num_workers=num_workers, max_bad_fraction=0.2, bad_samples=path)
     keys = [key for batch in take(stream, 15) for key in batch[0]]  # two epochs
     open_set = open_shards(broken_shards)
-    planned = [open_set.key(stream.plan.sample(position)[0]) for position in range(15 * 8 + 100)]
+    planned = [open_set.key(stream.plans[0].sample(position)[0]) for position in range(15 * 8 + 100)]
     for position, key in enumerate(keys):
         while planned[position] in broken:
-            position += stream.plan.slots
+            position += stream.plans[0].slots
         assert key == planned[position]
     assert set(keys) == {f"{number:03d}" for number in range(60)} - broken
     assert stream.num_bad == 6
@@ -40,7 +40,7 @@ def test_broken_neighbours_are_counted_once_each_at_their_own_positions(tmp_path
     stream = make(shards, batch_size=4, slots=1, max_bad_fraction=1, bad_samples=path)
     take(stream, 4)  # an epoch
     assert stream.num_bad == 8
-    planned = [open_shards(shards).key(stream.plan.sample(position)[0]) for position in range(16)]
+    planned = [open_shards(shards).key(stream.plans[0].sample(position)[0]) for position in range(16)]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [planned[line["position"]] for line in lines] == [line["key"] for line in lines]
     assert len(lines) == 8

@@ -48,7 +48,7 @@ def test_a_run_resumes_exactly_with_other_workers_and_ranks(shards, uninterrupte
 
 def test_the_position_counts_what_was_received_not_what_workers_prefetched(shards, make):
     stream = make(shards, num_workers=2)
-    assert stream.state() == {"plan": stream.plan.hash, "seed": 3, "position": 0}
+    assert stream.state() == {"plan": stream.plans[0].hash, "seed": 3, "position": 0}
     with closing(iter(stream)) as batches:
         next(batches)
         time.sleep(0.3)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from xmodal.errors import ZooError
+from xmodal.errors import TransferError
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ class Patience:
 
 
 USUAL = Patience()
+SILENCE = "the server sent nothing for too long"
 
 
 class InterruptedTransferError(Exception):
@@ -53,7 +54,7 @@ def keep_trying(
     """The result of ``action``, which is called again after an :class:`InterruptedTransferError`.
 
     ``progress`` counts bytes that are there; failures are counted from the last time that it grew. At the end a
-    :class:`ZooError` that begins with ``given_up``.
+    :class:`TransferError` that begins with ``given_up``.
     """
     failures, most = 0, progress()
     while True:
@@ -65,7 +66,7 @@ def keep_trying(
         most = max(most, have)
         if failures >= patience.attempts:
             times = f", {failures} times in a row" if failures > 1 else ""
-            raise ZooError(f"{given_up}: {outcome}{times}.") from outcome
+            raise TransferError(f"{given_up}: {outcome}{times}.") from outcome
         time.sleep(patience.seconds(failures, outcome.retry_after))
 
 

@@ -15,12 +15,11 @@ from http.client import HTTPException
 from time import time
 from typing import Any
 
-import fsspec
-
 from xmodal import __version__
-from xmodal.errors import ZooError
-from xmodal.zoo.location import is_http, protocol_of
-from xmodal.zoo.patience import InterruptedTransferError, RangeRefusedError
+from xmodal.errors import TransferError
+from xmodal.transfer.addresses import is_http, protocol_of
+from xmodal.transfer.patience import SILENCE, InterruptedTransferError, RangeRefusedError
+from xmodal.transfer.watched import Watched
 
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 PACKAGES = {
@@ -32,6 +31,23 @@ PACKAGES = {
     "abfs": "adlfs",
     "hf": "huggingface_hub",
 }
+_IN_EXTRA = ("s3fs", "gcsfs")  # what pip install 'xmodal[remote]' brings
+_NO_LOGIN = (
+    "NoCredentialsError",  # botocore's
+    "PartialCredentialsError",
+    "DefaultCredentialsError",  # google.auth's
+    "RefreshError",
+    "OfflineModeIsEnabled",  # huggingface_hub's
+)
+_BLOCK = 8 << 20  # bytes a request: some file systems take 50 MB, which a slow network does not bring in time
+
+
+class AbsentError(TransferError):
+    """There is nothing at an address."""
+
+
+class ForbiddenError(TransferError):
+    """An address may not be read or written by this user; a store that hides what it has says so of anything."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +64,8 @@ class Stream:
 
 @contextlib.contextmanager
 def open_stream(address: str, offset: int, timeout: float) -> Iterator[Stream]:
-    """Raises :class:`ZooError` where trying again is no use, :class:`InterruptedTransferError` where it may be."""
-    with _open_http(address, offset, timeout) if is_http(address) else _open_fsspec(address, offset) as stream:
+    """Raises :class:`TransferError` where trying again is no use, :class:`InterruptedTransferError` where it may be."""
+    with _open_http(address, offset, timeout) if is_http(address) else _open_fsspec(address, offset, timeout) as stream:
         yield stream
 
 
@@ -59,6 +75,8 @@ def _open_http(address: str, offset: int, timeout: float) -> Iterator[Stream]:
     if offset:
         headers["Range"] = f"bytes={offset}-"
     request = urllib.request.Request(address, headers=headers)
+    for name, value in _configured_headers(address).items():
+        request.add_unredirected_header(name, value)  # a token is not for whoever the server points to
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
@@ -68,7 +86,7 @@ def _open_http(address: str, offset: int, timeout: float) -> Iterator[Stream]:
     except (OSError, HTTPException) as error:
         _raise_for_connection(error, address)
     except ValueError as error:  # an address that is none
-        raise ZooError(f"{address} cannot be opened: {error}.") from error
+        raise TransferError(f"{address} cannot be opened: {error}.") from error
 
     def read(size: int) -> bytes:
         try:
@@ -81,6 +99,15 @@ def _open_http(address: str, offset: int, timeout: float) -> Iterator[Stream]:
         if start not in (0, offset):
             raise RangeRefusedError(f"the server gave bytes from {start} when asked for those from {offset}")
         yield Stream(start, total, read)
+
+
+def _configured_headers(address: str) -> dict[str, str]:
+    """The headers that fsspec's own configuration gives to its file system for HTTP, such as Authorization."""
+    from fsspec.config import conf
+
+    options = {**conf.get("http", {}), **conf.get(protocol_of(address), {})}
+    headers = {**options.get("headers", {}), **options.get("client_kwargs", {}).get("headers", {})}
+    return {str(name): str(value) for name, value in headers.items()}
 
 
 def _extent(status: int, headers: Message[str, str]) -> tuple[int, int | None]:
@@ -100,10 +127,12 @@ def _raise_for_status(error: urllib.error.HTTPError, address: str, offset: int) 
     if error.code in PASSING:
         raise InterruptedTransferError(f"the server answered {said}", _retry_after(error.headers)) from error
     if error.code in (404, 410):
-        raise ZooError(f"There is nothing at {address} ({said}). Check the address.") from error
+        raise AbsentError(f"There is nothing at {address} ({said}). Check the address.") from error
     if error.code in (401, 403):
-        raise ZooError(f"{address} may not be read ({said}). Check the address, and that it is public.") from error
-    raise ZooError(f"{address} cannot be read: the server answered {said}.") from error
+        raise ForbiddenError(
+            f"{address} may not be read ({said}). Check the address, and that it is public."
+        ) from error
+    raise TransferError(f"{address} cannot be read: the server answered {said}.") from error
 
 
 def _retry_after(headers: Message[str, str]) -> float:
@@ -119,7 +148,7 @@ def _retry_after(headers: Message[str, str]) -> float:
 def _raise_for_connection(error: Exception, address: str) -> None:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        raise ZooError(
+        raise TransferError(
             f"{address} cannot be trusted: {cause.verify_message}. Check the address and this machine's clock."
         )
     raise InterruptedTransferError(_reason(error)) from error
@@ -128,19 +157,21 @@ def _raise_for_connection(error: Exception, address: str) -> None:
 def _reason(error: BaseException) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return "the server sent nothing for too long"
+        return SILENCE
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return str(cause) or type(cause).__name__
 
 
 @contextlib.contextmanager
-def _open_fsspec(address: str, offset: int) -> Iterator[Stream]:
+def _open_fsspec(address: str, offset: int, timeout: float) -> Iterator[Stream]:
+    watched = Watched(timeout)
     file_system, path = file_system_of(address)
     with contextlib.ExitStack() as stack:
+        stack.callback(watched.close)
         with accessing(address):
-            total = file_system.info(path).get("size")
-            file = stack.enter_context(file_system.open(path, "rb"))
+            total = watched(file_system.info, path).get("size")
+            file = stack.enter_context(watched(lambda: file_system.open(path, "rb", block_size=_BLOCK)))
         if offset:
             try:
                 file.seek(offset)
@@ -149,38 +180,41 @@ def _open_fsspec(address: str, offset: int) -> Iterator[Stream]:
 
         def read(size: int) -> bytes:
             with accessing(address):
-                return bytes(file.read(size))
+                return bytes(watched(file.read, size))
 
         yield Stream(offset, total, read)
 
 
 def file_system_of(address: str) -> tuple[Any, str]:
-    """fsspec's file system for an address and the path in it, or a :class:`ZooError` naming the package it lacks."""
+    """fsspec's file system for an address, and the path in it. A :class:`TransferError` names a package it lacks."""
+    import fsspec  # not at the top: who reads local shards has no need of it
+
     try:
-        file_system, path = fsspec.core.url_to_fs(address)
+        file_system, path = fsspec.core.url_to_fs(address)  # a process that was forked gets one of its own
     except (ImportError, ValueError) as error:
         package = PACKAGES.get(protocol_of(address))
-        mend = f" Install it: pip install {package}" if package else ""
-        raise ZooError(f"{address} cannot be opened: {error}.{mend}") from error
+        extra = ", or pip install 'xmodal[remote]'" if package in _IN_EXTRA else ""
+        mend = f" Install it: pip install {package}{extra}" if package else ""
+        raise TransferError(f"{address} cannot be opened: {error}.{mend}") from error
     file_system.invalidate_cache()  # listings that are older than this call
     return file_system, path
 
 
 @contextlib.contextmanager
 def accessing(address: str, done: str = "read") -> Iterator[None]:
-    """Sorts what a file system raises into what is final (:class:`ZooError`) and what may pass."""
+    """Sorts what a file system raises into what is final (:class:`TransferError`) and what may pass."""
     try:
         yield
-    except ZooError:
+    except (TransferError, InterruptedTransferError):
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ZooError(f"There is nothing at {address}. Check the address.") from error
+        raise AbsentError(f"There is nothing at {address}. Check the address.") from error
     except IsADirectoryError as error:
-        raise ZooError(f"{address} is a folder; expected a file.") from error
+        raise TransferError(f"{address} is a folder; expected a file.") from error
     except (PermissionError, NotImplementedError) as error:
-        raise ZooError(f"{address} may not be {done}: {error}") from error
+        raise ForbiddenError(f"{address} may not be {done}: {error}") from error
     except Exception as error:  # each file system has its own errors for a network that fails
         status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403) or type(error).__name__ == "OfflineModeIsEnabled":  # huggingface_hub's
-            raise ZooError(f"{address} may not be {done}: {error}") from error
+        if status in (401, 403) or type(error).__name__ in _NO_LOGIN:
+            raise ForbiddenError(f"{address} may not be {done}: {error}") from error
         raise InterruptedTransferError(_reason(error)) from error

@@ -1,0 +1,78 @@
+"""The sources of a training stream: shards, what each of their samples holds, and how much of the stream they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from xmodal.data.audio import AUDIO_EXTENSIONS
+from xmodal.data.decode import IMAGE_EXTENSIONS, split_path
+from xmodal.data.shards import ShardSet, open_shards
+from xmodal.data.uri import Shards
+from xmodal.errors import DataError
+from xmodal.recipe import Source
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """Open shards that take part in a stream. ``fields`` are what every one of their samples has."""
+
+    name: str
+    shards: ShardSet
+    weight: float
+    text: str
+    fields: frozenset[str]
+
+
+Train = Shards | ShardSet | Mapping[str, Any] | tuple[StreamSource, ...]
+"""Shards of one kind; sources by name: shards, or a :class:`~xmodal.recipe.Source` or its keys; or opened sources."""
+
+
+def open_sources(train: Train, text: str = "txt") -> tuple[StreamSource, ...]:
+    """The sources that ``data.train`` names, opened. One alone has every field that is asked of it.
+
+    Raises :class:`DataError` where shards cannot be opened, or a source's first sample has nothing to learn from.
+    """
+    if isinstance(train, tuple) and all(isinstance(source, StreamSource) for source in train):
+        return train
+    if not isinstance(train, Mapping):
+        return (StreamSource("train", open_shards(cast("Shards | ShardSet", train)), 1.0, text, frozenset()),)
+    if not train:
+        raise DataError("data.train names no source. Give shards, or sources by name.")
+    return tuple(_open(name, given, text) for name, given in train.items())
+
+
+def _open(name: str, given: Any, text: str) -> StreamSource:
+    if isinstance(given, ShardSet):
+        shards, settings = given, Source(shards="")
+    else:
+        settings = given if isinstance(given, Source) else _settings(given)
+        shards = open_shards(settings.shards)
+    own_text = settings.text or text
+    fields = frozenset(settings.fields) if settings.fields else _fields(name, shards, own_text)
+    weight = float(shards.num_samples) if settings.weight is None else settings.weight
+    return StreamSource(name, shards, weight, own_text, fields)
+
+
+def _settings(given: Any) -> Source:
+    return Source(**given) if isinstance(given, Mapping) else Source(shards=given)
+
+
+def _fields(name: str, shards: ShardSet, text: str) -> frozenset[str]:
+    """What the first sample has: the others of a source are expected to have as much."""
+    members = shards.read(0).members
+    ends = {extension.rpartition(".")[2] for extension in members}
+    found = {
+        "image": bool(ends & set(IMAGE_EXTENSIONS)),
+        "audio": bool(ends & set(AUDIO_EXTENSIONS)),
+        "text": split_path(members, text) is not None,
+        "label": "cls" in members,
+    }
+    fields = frozenset(field for field, there in found.items() if there)
+    if not fields - {"label"}:
+        raise DataError(
+            f"Source {name!r}: its first sample, {shards.key(0)!r}, has no picture, sound or text {text!r}, only "
+            f"{', '.join(members)}. Give data.train.{name}.text, or what its samples have: data.train.{name}.fields."
+        )
+    return fields

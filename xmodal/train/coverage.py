@@ -1,0 +1,37 @@
+"""Whether every term finds a source whose samples have all that it compares, and every source a term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from xmodal.adapters.encoder import Encoder
+from xmodal.data import StreamSource
+from xmodal.errors import Mistake
+from xmodal.objective import Objective
+from xmodal.objective.references import BATCH
+from xmodal.schemes.presence import modalities_of
+
+
+def unserved(objective: Objective, models: Mapping[str, Encoder], sources: Sequence[StreamSource]) -> list[Mistake]:
+    """Terms that need together what no source has together, and sources that no term can learn from."""
+    if len(sources) == 1:
+        return []
+    needs = [
+        {
+            name
+            for ref in references
+            for name in ([ref.tap] if ref.model == BATCH else modalities_of(models[ref.model], ref.tap))
+        }
+        for references in objective.references()
+    ]
+    mistakes = []
+    for number, need in enumerate(needs):
+        if not any(source.fields >= need for source in sources):
+            have = "; ".join(f"{source.name} has {', '.join(sorted(source.fields))}" for source in sources)
+            said = f"needs {' and '.join(sorted(need))} of the same sample, which no source has: {have}"
+            mistakes.append(Mistake(f"objective.{number}", said))
+    for source in sources:
+        if not any(source.fields >= need for need in needs):
+            said = f"its samples have {', '.join(sorted(source.fields))}, from which no term of the objective can learn"
+            mistakes.append(Mistake(f"data.train.{source.name}", said))
+    return mistakes
