@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-gpu check format docs results bench clean
+.PHONY: help quickstart test test-slow test-gpu soak check format docs results bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test-slow: $(VENV)/.dev  ## the tests that take minutes
 
 test-gpu: $(VENV)/.dev  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+soak: $(VENV)/.dev  ## kill training and caching some seventy times, and compare with runs left alone (about half an hour)
+	$(BIN)/python tests/faults/soak.py $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--batches", type=int, default=4, help="timed in each round")
+    parser.add_argument("--batches", type=int, default=2, help="of each worker that a round times")
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--many-shards", type=int, default=1000, help="for the first batch of many shards")
     parser.add_argument("--pairs", type=int, default=200, help="of steps with a cached teacher and without one")
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(scratch)
         if "throughput" in options.only:
             write_shards(folder / "photos", options.pictures, SHARDS)
-            timed = (max(options.workers) * 2 + 2 + options.batches) * options.batch_size
+            timed = (2 + options.batches) * max(1, *options.workers) * options.batch_size
             optimize_for_litdata(folder / "photos", copies=-(-timed // options.pictures))
             result["throughput"] = throughput(
                 folder / "photos", options.workers, options.batch_size, options.batches, options.rounds
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result["plan"] = far_plan(options.plan_shards, per_shard=10_000, batch_size=options.batch_size)
             print(json.dumps(result["plan"], indent=1))
         if "teacher" in options.only:
-            result["cached_teacher"] = cached_step(folder / "cache", options.pairs, batch_size=64)
+            result["cached_teacher"] = cached_step(folder / "cache", options.pairs, batch_size=32)
             print(json.dumps(result["cached_teacher"], indent=1))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -117,19 +117,20 @@ def throughput(
 
 
 def rate(case: Case, folder: Path, batch_size: int, workers: int, same: bool, batches: int) -> float:
-    """Pictures a second once every worker has given two batches: none is waiting then, since nobody uses them up."""
+    """Pictures a second once every worker has begun its second batch; none lies ready, since each is taken at once."""
     loader = case(folder, batch_size, workers, same)
-    for _ in range(2 * max(1, workers)):
+    processes = max(1, workers)
+    for _ in range(processes + 1):
         next(loader)
     start = time.perf_counter()
-    for _ in range(batches):
+    for _ in range(batches * processes):
         batch = next(loader)
     seconds = time.perf_counter() - start
     assert batch.shape == (batch_size, 3, 224, 224)
     assert batch.dtype == torch.float32
     del loader, batch
     gc.collect()  # ends the workers
-    return batch_size * batches / seconds
+    return batch_size * batches * processes / seconds
 
 
 def summary(rates: Mapping[str, Sequence[float]], processes: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from xmodal.adapters.encoder import Preprocess, finish, gather
-from xmodal.data.decode import SampleError
+from xmodal.data.decode import FIELDS, SampleError
 from xmodal.data.mixing import mix_batch, mix_groups, mixes
 from xmodal.data.mixture import Mixture
 from xmodal.data.plan import Plan
@@ -28,6 +28,8 @@ Batch = dict[str, Any]
 name → input name → tensor; ``present``: field → bool ``[B]``, for fields that some samples of a mixture lack."""
 
 _MAX_ATTEMPTS = 1000
+_UNCOUNTED = {"members", "reinforced"}
+"""What a preprocess may ask for beside the fields that sources have or lack."""
 
 
 @dataclass(frozen=True)
@@ -109,19 +111,23 @@ class TrainBatches(Batches):
         source, plan = self.sources[number], self.plans[number]
         slot = position % plan.slots
         attempts = min(_MAX_ATTEMPTS, len(plan.order.run(slot)))
-        fields = fields_of(self.preprocess)
-        if len(self.sources) > 1:
-            fields &= source.fields | {"members", "reinforced"}  # what the others have is not missed here
+        fields = fields_of(self.preprocess) | set(self.reading.features or ())
+        several = len(self.sources) > 1
+        if several:
+            # Who has what is a property of the source, not of the sample: else ranks would not agree on it.
+            fields = (fields | {"text", "label"}) & source.fields | (fields & _UNCOUNTED)
         reason = ""
         for attempt in range(attempts):
             sample, epoch = plan.sample(position + attempt * plan.slots)
             try:
                 raw = source.shards.read(sample)
-                return self.reading(raw, fields=fields, text=source.text, view=self.reading.view(epoch))
+                found = self.reading(raw, fields=fields, text=source.text, view=self.reading.view(epoch))
+                return {k: v for k, v in found.items() if k not in FIELDS or k in fields} if several else found
             except SampleError as error:
                 reason = str(error)
                 if attempt == 0:  # a broken replacement is named at its own position
-                    bad.append(BadSample(error.key, error.shard, error.reason, position))
+                    shard = f"{source.name}/{error.shard}" if several else error.shard
+                    bad.append(BadSample(error.key, shard, error.reason, position))
         raise DataError(
             f"Slot {slot} has no sample that can be decoded ({attempts} tried). The last: {reason}. "
             "Run `xmodal data check` on the shards, or set fewer data.slots if they are few."
@@ -163,17 +169,19 @@ def assemble(samples: Sequence[dict[str, Any]], preprocess: Mapping[str, Preproc
     stand in the views in place of what is missing; what no sample has is in no view.
     """
     batch: Batch = {"key": [sample["key"] for sample in samples]}
-    known = ("text", "label", *sorted(fields_of(preprocess)))
+    features = sorted({name for sample in samples for name in sample.get("features", ())})
+    known = ("text", "label", *sorted(fields_of(preprocess) - _UNCOUNTED))
     there = {field: [field in sample for sample in samples] for field in known}
+    there |= {name: [name in sample.get("features", ()) for sample in samples] for name in features}
     if all(there["text"]):
         batch["text"] = [sample["text"] for sample in samples]
     if all(there["label"]) or (mixed and any(there["label"])):
         batch["label"] = torch.tensor([sample.get("label", -1) for sample in samples], dtype=torch.int64)
-    for name in samples[0].get("features", {}):
+    for name in features:
         batch[name] = _stacked(name, samples)
     if mixed and (missing := {field: rows for field, rows in there.items() if not all(rows)}):
         batch["present"] = {field: torch.tensor(rows) for field, rows in missing.items()}
-        partly = [field for field, rows in missing.items() if any(rows)]
+        partly = [field for field, rows in missing.items() if any(rows) and field not in features]
         samples = [{**{field: blank(field) for field in partly}, **sample} for sample in samples]
     absent = {field for field, rows in there.items() if not any(rows)} if mixed else set()
     batch["views"] = {name: _view(each, samples, absent) for name, each in preprocess.items()}
@@ -181,12 +189,14 @@ def assemble(samples: Sequence[dict[str, Any]], preprocess: Mapping[str, Preproc
 
 
 def _stacked(name: str, samples: Sequence[dict[str, Any]]) -> torch.Tensor:
-    tensors = [sample["features"][name] for sample in samples]
-    shapes = {tuple(tensor.shape): sample["key"] for tensor, sample in zip(tensors, samples, strict=True)}
+    """The stored tensors of that name, zero where a sample has none."""
+    having = [sample for sample in samples if name in sample.get("features", ())]
+    shapes = {tuple(sample["features"][name].shape): sample["key"] for sample in having}
     if len(shapes) > 1:
         told = "; ".join(f"{key} has {list(shape)}" for shape, key in list(shapes.items())[:3])
         raise DataError(f"Features {name!r} of one batch differ in shape: {told}. Store them in one shape.")
-    return torch.stack(tensors)
+    none = torch.zeros_like(having[0]["features"][name])
+    return torch.stack([sample.get("features", {}).get(name, none) for sample in samples])
 
 
 def blank(field: str) -> Any:

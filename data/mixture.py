@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
+from urllib.parse import quote
 
 from xmodal.data.hashing import stable_hash
 from xmodal.data.permutation import Permutation
@@ -61,7 +62,7 @@ class Mixture:
             return plans[0].hash
         words = [f"mix={self.mix}", f"batch_size={self.batch_size}"]
         for name, quota, plan in zip(self.names, self.quotas, plans, strict=True):
-            safe = "".join(letter if letter.isalnum() else "_" for letter in name)
+            safe = quote(name, safe="")  # no space and no equals sign, and no two names alike
             words += [f"{safe}.share={quota}", *(f"{safe}.{word}" for word in plan.hash.split())]
         return " ".join(words)
 
@@ -69,11 +70,12 @@ class Mixture:
 def difference(ours: str, theirs: str) -> list[str]:
     """What two hashes say differently, as ``name: theirs there, ours here``."""
     here, there = (dict(word.partition("=")[::2] for word in text.split()) for text in (ours, theirs))
-    return [
+    changed = [
         f"{name}: {there.get(name, 'unknown')} there, {here.get(name, 'unknown')} here"
         for name in dict.fromkeys((*here, *there))
         if here.get(name) != there.get(name)
     ]
+    return changed or ([] if ours == theirs else ["the order of the sources"])
 
 
 def shares(weights: Sequence[float], total: int) -> tuple[int, ...]:

@@ -39,25 +39,23 @@ class Reading:
     def __call__(self, raw: RawSample, *, fields: Collection[str], text: str, view: int) -> dict[str, Any]:
         """The sample as :func:`as_it_is` gives it, its picture and sound augmented.
 
+        Names of ``self.features`` among the ``fields`` are the stored tensors that are wanted.
+
         With ``reinforced`` among the fields, which is what a teacher stored in the shards asks for, its picture is
         augmented as the sample says (see :mod:`xmodal.data.formats.reinforced`).
         """
+        features = {name: place for name, place in (self.features or {}).items() if name in fields}
+        fields = set(fields) - features.keys()
+        stored: dict[str, Any] = {"label": self.label, "features": features}
         if "reinforced" in fields:
             from xmodal.data.formats.reinforced import read_reinforced
 
-            return read_reinforced(raw, fields=fields, text=text, view=view, seed=self.seed, image_size=self.image_size)
+            return read_reinforced(
+                raw, fields=fields, text=text, view=view, seed=self.seed, image_size=self.image_size, **stored
+            )
         drawn: dict[str, Any] = {"seed": self.seed, "view": view, "key": raw.key}
         picture = partial(read_augmented, settings=self.augment, decoder=self.decoder, size=self.image_size, **drawn)
-        sample = as_it_is(
-            raw,
-            fields=fields,
-            text=text,
-            label=self.label,
-            features=self.features,
-            view=view,
-            seed=self.seed,
-            picture=picture,
-        )
+        sample = as_it_is(raw, fields=fields, text=text, view=view, seed=self.seed, picture=picture, **stored)
         if "audio" in sample:
             if self.augment.audio_seconds is not None:
                 sample["audio"] = cut(sample["audio"], self.augment.audio_seconds, **drawn)

@@ -1,7 +1,8 @@
 """SpecAugment: stretches of time and bands of a spectrogram are blanked (Park et al. 2019, arXiv:1904.08779).
 
-Drawn where the sample is read, as shares of its length and of the bands, so that the same parts are missing for every
-model, whatever its frames and bands; blanked on the device, in the model's front end.
+Drawn where the sample is read, as shares of its length and of the bands, so that they are the same parts for every
+model, whatever its frames and bands; blanked on the device, in the front end of a model that is being trained. A frozen
+teacher hears the whole sound.
 """
 
 from __future__ import annotations

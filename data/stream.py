@@ -13,6 +13,7 @@ from xmodal.adapters.encoder import Preprocess
 from xmodal.data.bad_samples import BadSamples
 from xmodal.data.batches import BadSample, Batch, EvalBatches, TrainBatches
 from xmodal.data.decoders import DEFAULT_DECODER
+from xmodal.data.mixing import mixes
 from xmodal.data.mixture import Mix, Mixture, difference
 from xmodal.data.plan import BLOCK_SIZE, WINDOW, Plan
 from xmodal.data.reading import Reading
@@ -72,7 +73,7 @@ class TrainStream:
         bad_samples: Path | None = None,
         start_method: str | None = None,
     ) -> None:
-        self.sources = open_sources(train, text)
+        self.sources = open_sources(train, text, label=label, features=features)
         self.batch_size, self.seed = batch_size, seed
         weights = [source.weight for source in self.sources]
         self.mixture = Mixture([source.name for source in self.sources], weights, batch_size, mix=mix, seed=seed)
@@ -88,6 +89,15 @@ class TrainStream:
             )
             for source, size in zip(self.sources, self.mixture.batch_sizes, strict=True)
         )
+        if (
+            mixes(augment)
+            and world_size > 1
+            and any(plan.slots == plan.batch_size == world_size for plan in self.plans)
+        ):
+            raise DataError(
+                f"With mixup or cutmix a rank must have two samples of a batch to mix; batch_size {batch_size} on "
+                f"{world_size} ranks leaves one. Enlarge the batch, or take fewer ranks."
+            )
         self.plan_hash = self.mixture.hash(self.plans)
         own_samples = sum(len(plan.order.run(slot)) for plan in self.plans for slot in plan.slots_of(rank, world_size))
         self.num_workers, self.start_method = num_workers, start_method

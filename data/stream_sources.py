@@ -10,7 +10,7 @@ from xmodal.data.audio import AUDIO_EXTENSIONS
 from xmodal.data.decode import IMAGE_EXTENSIONS, split_path
 from xmodal.data.shards import ShardSet, open_shards
 from xmodal.data.uri import Shards
-from xmodal.errors import DataError
+from xmodal.errors import DataError, hint
 from xmodal.recipe import Source
 
 
@@ -29,28 +29,37 @@ Train = Shards | ShardSet | Mapping[str, Any] | tuple[StreamSource, ...]
 """Shards of one kind; sources by name: shards, or a :class:`~xmodal.recipe.Source` or its keys; or opened sources."""
 
 
-def open_sources(train: Train, text: str = "txt") -> tuple[StreamSource, ...]:
-    """The sources that ``data.train`` names, opened. One alone has every field that is asked of it.
+def open_sources(
+    train: Train, text: str = "txt", *, label: str = "cls", features: Mapping[str, str] | None = None
+) -> tuple[StreamSource, ...]:
+    """The sources that ``data.train`` names, opened, by name: their order does not matter.
 
-    Raises :class:`DataError` where shards cannot be opened, or a source's first sample has nothing to learn from.
+    One alone has every field that is asked of it. Of several, each has the fields that it is said to have, or else
+    those of its first sample, ``features`` by their names among them. Raises :class:`DataError` where shards cannot be
+    opened, or a source's first sample has nothing to learn from.
     """
     if isinstance(train, tuple) and all(isinstance(source, StreamSource) for source in train):
-        return train
+        return tuple(sorted(train, key=lambda source: source.name))
     if not isinstance(train, Mapping):
         return (StreamSource("train", open_shards(cast("Shards | ShardSet", train)), 1.0, text, frozenset()),)
     if not train:
         raise DataError("data.train names no source. Give shards, or sources by name.")
-    return tuple(_open(name, given, text) for name, given in train.items())
+    stored = {"label": label, **(features or {})}
+    return tuple(_open(name, train[name], text, stored) for name in sorted(train))
 
 
-def _open(name: str, given: Any, text: str) -> StreamSource:
+def _open(name: str, given: Any, text: str, stored: Mapping[str, str]) -> StreamSource:
     if isinstance(given, ShardSet):
         shards, settings = given, Source(shards="")
     else:
         settings = given if isinstance(given, Source) else _settings(given)
         shards = open_shards(settings.shards)
     own_text = settings.text or text
-    fields = frozenset(settings.fields) if settings.fields else _fields(name, shards, own_text)
+    known = ("image", "audio", "text", *stored)
+    for field in settings.fields or ():
+        if field not in known:
+            raise DataError(f"data.train.{name}.fields: {field!r} is no field. {hint(field, known)}")
+    fields = frozenset(settings.fields) if settings.fields else _fields(name, shards, own_text, stored)
     weight = float(shards.num_samples) if settings.weight is None else settings.weight
     return StreamSource(name, shards, weight, own_text, fields)
 
@@ -59,7 +68,7 @@ def _settings(given: Any) -> Source:
     return Source(**given) if isinstance(given, Mapping) else Source(shards=given)
 
 
-def _fields(name: str, shards: ShardSet, text: str) -> frozenset[str]:
+def _fields(name: str, shards: ShardSet, text: str, stored: Mapping[str, str]) -> frozenset[str]:
     """What the first sample has: the others of a source are expected to have as much."""
     members = shards.read(0).members
     ends = {extension.rpartition(".")[2] for extension in members}
@@ -67,10 +76,10 @@ def _fields(name: str, shards: ShardSet, text: str) -> frozenset[str]:
         "image": bool(ends & set(IMAGE_EXTENSIONS)),
         "audio": bool(ends & set(AUDIO_EXTENSIONS)),
         "text": split_path(members, text) is not None,
-        "label": "cls" in members,
+        **{field: split_path(members, place.partition(":")[0]) is not None for field, place in stored.items()},
     }
     fields = frozenset(field for field, there in found.items() if there)
-    if not fields - {"label"}:
+    if not fields - set(stored):
         raise DataError(
             f"Source {name!r}: its first sample, {shards.key(0)!r}, has no picture, sound or text {text!r}, only "
             f"{', '.join(members)}. Give data.train.{name}.text, or what its samples have: data.train.{name}.fields."

@@ -157,7 +157,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault.kind == "stall":
             state.closing.wait(30)
         if fault.kind in ("drop", "stall", "claim"):
-            self.connection.shutdown(socket.SHUT_RDWR)
+            self.connection.shutdown(socket.SHUT_WR)  # the other side may read on what was sent
 
     def do_HEAD(self) -> None:
         self.forward(Fault("none"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ from xmodal.train.space import embedding_space
 logger = logging.getLogger("xmodal")
 
 _GALLERY_QUERIES = 12
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Model = str | Mapping[str, Any] | Spec | Encoder
 
@@ -106,6 +108,13 @@ def distill(
                 return _Distillation(resolved, given, folder, world, console).run(resume)
     except Interrupted as stopped:
         raise Interrupted(f"{stopped} Go on with the same command and --resume (out: {folder.path}).") from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise RunError(
+            f"{folder.path} cannot be written: {error.strerror}. What is in it is whole: free some space and go on "
+            "with the same command and --resume."
+        ) from error
 
 
 def dry_run(

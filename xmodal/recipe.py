@@ -74,8 +74,11 @@ class Source(Section):
         None, gt=0, description="its share of the stream, beside the others'; default: its number of samples"
     )
     text: str | None = Field(None, description="as data.text, where this source differs")
-    fields: tuple[Literal["image", "audio", "text", "label"], ...] | None = Field(
-        None, min_length=1, description="what all its samples have; default: what the first one has"
+    fields: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="what all its samples have: image, audio, text, label, names of data.features; "
+        "default: what the first one has",
     )
 
 

@@ -5,28 +5,51 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xmodal.adapters.encoder import Encoder, Features, Sample, as_float32
 from xmodal.adapters.registration import create_teacher
+from xmodal.data.cache.contract import modalities_of
 from xmodal.data.cache.lookup import Lookup
 from xmodal.data.cache.taps import mask_of, pad_to, stack_rows, token_axes
-from xmodal.errors import AdapterError
+from xmodal.errors import AdapterError, DataError
 
 
 class CachedPreprocess:
     """Finds a sample's features by its shard, its key and its view, in the worker that loads it."""
 
-    def __init__(self, lookup: Lookup, fields: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        lookup: Lookup,
+        fields: Sequence[str],
+        shapes: Mapping[str, Sequence[int]],
+        modalities: Sequence[str] = (),
+    ) -> None:
         self.lookup, self.fields, self.shapes = lookup, tuple(fields), dict(shapes)
+        self.modalities = tuple(modalities)
 
     def __call__(self, sample: Sample) -> dict[str, Any]:
         if "shard" not in sample or "view" not in sample:
             raise AdapterError(
                 "A cached teacher knows the samples of its shards alone. For others take the teacher itself: .real()"
             )
-        return dict(self.lookup(sample["shard"], sample["key"], sample["view"]))
+        found = dict(self.lookup(sample["shard"], sample["key"], sample["view"]))
+        for tap in self.shapes:
+            if tap not in found:
+                self._refuse_gap(tap, sample)
+        return found
+
+    def _refuse_gap(self, tap: str, sample: Sample) -> None:
+        """A sample without a tap stands for nothing, unless it has what the tap is of: then zeros would be learnt."""
+        needed = modalities_of(tap, self.modalities or self.fields)
+        if needed and all(field in sample and not _is_blank(field, sample[field]) for field in needed):
+            raise DataError(
+                f"Sample {sample['key']!r} of shard {sample['shard']} has {' and '.join(needed)}, but its "
+                f"source's cache has no {tap}: the source was said, or found, to have no such samples. Say what they "
+                f"have: data.train.NAME.fields, and cache again. {self.lookup.mend}"
+            )
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Tap → ``[B, …]`` as stored; zeros for samples whose source has none, tokens cut at the longest text's end."""
@@ -39,6 +62,18 @@ class CachedPreprocess:
 
     def __repr__(self) -> str:
         return f"CachedPreprocess({', '.join(self.shapes)})"
+
+
+def _is_blank(field: str, value: Any) -> bool:
+    """Whether a value is what a mixed batch puts in place of one that is not there."""
+    from xmodal.data.batches import blank
+
+    stand_in = blank(field)
+    if field == "image":
+        return bool(value.size == stand_in.size and value.getbbox() is None)
+    if field == "audio":
+        return bool(value[1] == stand_in[1] and np.array_equal(value[0], stand_in[0]))
+    return bool(value == stand_in)
 
 
 def _without_padding(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -80,7 +115,7 @@ class CachedTeacher(Encoder):
         self.model = torch.nn.Identity()
         sidecar = lookup.first()
         shapes = {tap: sidecar.tensors[tap].shape[2:] for tap in lookup.taps if tap in sidecar.taps}
-        self.preprocess = CachedPreprocess(lookup, teacher["fields"], shapes)
+        self.preprocess = CachedPreprocess(lookup, teacher["fields"], shapes, self.modalities)
         embeddings = [shape for tap, shape in shapes.items() if tap.endswith(".embedding")]
         self.embed_dim = embeddings[0][-1] if embeddings else None
         self._aliases = {asked: stored for asked, stored in aliases.items() if asked != stored}

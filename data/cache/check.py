@@ -24,28 +24,39 @@ class Finding:
     problem: str
 
 
-def check(jobs: Sequence[Job], progress: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
+def check(
+    jobs: Sequence[Job],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    part: tuple[int, int] = (0, 1),
+) -> list[Finding]:
     """All that is missing, stale, short, foreign, broken or not finite. Shards are read whole, for their sha256.
+
+    ``part`` is (i, n): the shards that :func:`~xmodal.data.cache.job.cache` would take of it.
 
     Raises :class:`~xmodal.errors.DataError` where there is no cache of a job's teacher at all.
     """
-    total = sum(len(job.shards.paths) for job in jobs)
+    units = [(number, shard) for number, job in enumerate(jobs) for shard in range(len(job.shards.paths))]
+    units = units[part[0] :: part[1]]
     findings: list[Finding] = []
     done = 0
-    for job in jobs:
+    for at, job in enumerate(jobs):
+        own = [shard for owner, shard in units if owner == at]
+        if not own:
+            continue
         places = Places(job.shards, job.out)
         request = job.request(find_teacher(places.folders(), job.teacher, "Run the same command without --check."))
-        for number in range(len(job.shards.paths)):
+        for number in own:
             if request.taps and (finding := _look(request, number)) is not None:
                 findings.append(finding)
             done += 1
-            progress(done, total)
+            progress(done, len(units))
     return findings
 
 
 def _look(request: Request, number: int) -> Finding | None:
     path = request.sidecar(number)
-    sidecar, problem = inspect(path, request.wanted(number))
+    sidecar, problem = inspect(path, request.wanted(number, exact=True))
     if problem is not None:
         return Finding(str(path), problem.kind, problem.text)
     assert sidecar is not None  # it is None only with a problem

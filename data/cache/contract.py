@@ -21,12 +21,14 @@ _SWITCHES = {
     "frequency_mask": ("frequency_masks",),
 }
 """Changes that do nothing where none of their switches is on."""
-_SOUND = {"audio_seconds", "time_masks", "time_mask", "frequency_masks", "frequency_mask"}
+_MASKS = {"time_masks", "time_mask", "frequency_masks", "frequency_mask"}
+"""Blanked in a front end that is being trained, which a frozen teacher's never is."""
+_SOUND = {"audio_seconds", *_MASKS}
 _PICTURE = {
     *("crop_scale", "crop_ratio", "flip", "rotation", "color_jitter", "hue_jitter", "grayscale"),
     *("policy", "policy_changes", "policy_magnitude", "erase", "erase_scale", "mixup", "cutmix", "mix_share"),
 }
-_OTHERS = {"image": _SOUND, "audio": _PICTURE, "text": _SOUND | _PICTURE}
+_OTHERS = {"image": _SOUND, "audio": _PICTURE | _MASKS, "text": _SOUND | _PICTURE}
 """Modality → changes that are none to it; one that is not known here counts for all but text."""
 _FOR_PICTURES = {"image_size", "decoder"}
 _BY_VIEW = {"seed", "views"}
@@ -74,8 +76,9 @@ class Contract:
         """Whether augmentation changes what a teacher gets to see of ``modality``, view by view. Not so text's."""
         return bool(changes_of(self.reading.get("augment") or {}, modality))
 
-    def differences(self, other: Contract, *, varying: bool) -> list[str]:
-        """What of the other's would give other features; ``varying`` where a view is not like another.
+    def differences(self, other: Contract, *, varying: bool, tops: bool = True) -> list[str]:
+        """What of the other's would give other features; ``varying`` where a view is not like another, ``tops`` where
+        both are of the likeliest classes.
 
         Views themselves are not compared: each is the same however many there are.
         """
@@ -88,14 +91,16 @@ class Contract:
             mine, theirs = self._setting(name), other._setting(name)
             if mine != theirs and self._matters(name, varying):
                 found.append(f"{name} {_show(theirs)}, not {_show(mine)}")
-        if self.top_k is not None and self.top_k != other.top_k:
+        if tops and self.top_k is not None and self.top_k != other.top_k:
             theirs = other.top_k
             found.append(f"logits kept {_top(other.top_k)}, not {_top(self.top_k)}")
         return found
 
     def _setting(self, name: str) -> Any:
-        """A setting; of the augmentation, the changes to what this teacher reads."""
+        """A setting; of the augmentation, the changes to what this teacher reads, of stored features those it reads."""
         value = self.reading.get(name)
+        if name == "features":
+            return {feature: place for feature, place in (value or {}).items() if feature in self.fields}
         if name != "augment":
             return value
         return {k: v for modality in self.modalities for k, v in changes_of(value or {}, modality).items()}
@@ -105,6 +110,8 @@ class Contract:
             return varying and setting != "views"
         if setting in _FOR_PICTURES:
             return "image" in self.fields
+        if setting == "label":
+            return "label" in self.fields
         return bool(self.fields - {"text", "label"})
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,7 +128,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run asks of one shard's sidecar."""
+    """What a run asks of one shard's sidecar; ``exact`` where a manifest's word on the shard's bytes is not enough."""
 
     contract: Contract
     taps: tuple[str, ...]
@@ -130,6 +137,7 @@ class Wanted:
     size: int
     sha256: str | None = None
     views: int = field(default=1)
+    exact: bool = False
 
 
 def changes_of(augment: Mapping[str, Any], modality: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def jobs_of(recipe: Recipe, **options: Any) -> list[Job]:
     jobs: list[Job] = []
     for stage in stages(recipe):
         asked = taps_asked(stage)
-        sources = open_sources(stage.data.train, stage.data.text)
+        sources = open_sources(stage.data.train, stage.data.text, label=stage.data.label, features=stage.data.features)
         for name, spec in stage.all_teachers().items():
             if spec.name == GIVEN:
                 raise DataError(
@@ -77,7 +77,8 @@ def jobs_of(recipe: Recipe, **options: Any) -> list[Job]:
 
 
 def _key(job: Job) -> str:
-    return repr((sorted(job.teacher.items(), key=str), job.taps, job.shards.paths, job.reading, job.text, job.fields))
+    what = (sorted(job.teacher.items(), key=str), job.taps, job.shards.paths, job.reading, job.text, job.fields)
+    return repr((*what, job.out))
 
 
 def open_cached(recipe: Recipe, name: str, sources: Sequence[StreamSource]) -> CachedTeacher:

@@ -21,6 +21,7 @@ from xmodal.data.cache.places import Places, lock_path
 from xmodal.data.cache.rows import Rows
 from xmodal.data.cache.sidecar import KEYS, Sidecar, digest_keys, hash_keys, inspect, write_sidecar
 from xmodal.data.cache.taps import LARGEST_HALF, SMALLEST_HALF, mask_of, parent_of_top
+from xmodal.data.cache.written_from import changed_at, place_of
 from xmodal.data.decode import SampleError
 from xmodal.data.hashing import file_sha256
 from xmodal.data.manifest import read_manifest
@@ -55,13 +56,13 @@ class Request:
         entries = {str(path): found.entry(path.name) for path in paths if (found := manifests[path.parent])}
         return {path: entry.sha256 for path, entry in entries.items() if entry is not None}
 
-    def wanted(self, number: int) -> Wanted:
-        """What the sidecar of shard ``number`` has to be."""
+    def wanted(self, number: int, *, exact: bool = False) -> Wanted:
+        """What the sidecar of shard ``number`` has to be; ``exact`` as :class:`Wanted` has it."""
         shards = self.places.shards
         path, count, size = shards.paths[number], shards.counts[number], shards.sizes[number]
         views = self.contract.views or 1
         sha256 = shards.sha256[number] if "://" in path and shards.sha256 else self._recorded.get(path)
-        return Wanted(self.contract, self.taps, path, count, size, sha256 or None, views)
+        return Wanted(self.contract, self.taps, path, count, size, sha256 or None, views, exact)
 
     def sidecar(self, number: int) -> Path:
         return self.places.sidecar(number, self.contract.identity)
@@ -116,7 +117,7 @@ def cache_shard(
     another process is writing it, and :class:`DataError` where features are not finite, or what is there was made with
     other settings and ``replace`` is not set.
     """
-    path, wanted = request.sidecar(number), request.wanted(number)
+    path, wanted = request.sidecar(number), request.wanted(number, exact=True)
     _, problem = inspect(path, wanted)
     if problem is None:
         if lock_path(path).exists():  # its owner died after the last thing it had to do, or is about to give it back
@@ -150,7 +151,8 @@ def _grown(request: Request, there: Sidecar | None) -> Request:
     asked = request.contract.views
     reading = {**request.contract.reading, "views": None if asked is None else max(views, asked)}
     taps = tuple(dict.fromkeys((*request.taps, *there.taps)))
-    top_k = request.contract.top_k or there.contract.top_k
+    asked_tops = any(map(parent_of_top, request.taps))
+    top_k = (request.contract.top_k if asked_tops else None) or there.contract.top_k
     return replace(request, contract=replace(request.contract, reading=reading, top_k=top_k), taps=taps)
 
 
@@ -180,6 +182,7 @@ class ShardRun:
 
     def _run(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         shards, wanted = self.request.places.shards, self.request.wanted(self.number)
+        written = changed_at(wanted.shard)  # before it is read: what is written meanwhile is seen to be newer
         start, count = sum(shards.counts[: self.number]), shards.counts[self.number]
         keys = [shards.key(start + row) for row in range(count)]
         hashes = hash_keys(keys, wanted.shard)
@@ -199,7 +202,7 @@ class ShardRun:
         if tiny:
             self.wide |= tiny
             raise _Again
-        return {KEYS: hashes, **tensors}, self._facts(wanted, keys, tensors, varying)
+        return {KEYS: hashes, **tensors}, self._facts(wanted, written, keys, tensors, varying)
 
     def measure(self) -> tuple[float, float]:
         """Bytes and seconds that a sample takes, by the first batch of the shard, run twice."""
@@ -260,7 +263,12 @@ class ShardRun:
         return varies
 
     def _facts(
-        self, wanted: Wanted, keys: Sequence[str], tensors: Mapping[str, Tensor], varying: Mapping[str, bool]
+        self,
+        wanted: Wanted,
+        written: int | None,
+        keys: Sequence[str],
+        tensors: Mapping[str, Tensor],
+        varying: Mapping[str, bool],
     ) -> dict[str, Any]:
         path = Path(wanted.shard)
         return {
@@ -271,6 +279,8 @@ class ShardRun:
                 "size": wanted.size,
                 "sha256": file_sha256(path) if path.is_file() else wanted.sha256,
                 "keys": digest_keys(keys),
+                "place": place_of(wanted.shard, self.request.sidecar(self.number)),
+                "mtime_ns": written,
             },
             "taps": {
                 tap: {

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from xmodal.data.cache.contract import Contract, Wanted, listed
 from xmodal.data.cache.files import write_whole
+from xmodal.data.cache.taps import parent_of_top
+from xmodal.data.cache.written_from import compare
 from xmodal.data.hashing import stable_hash
 from xmodal.errors import DataError
 
@@ -87,15 +89,19 @@ class Sidecar:
     def problem(self, wanted: Wanted) -> Problem | None:
         """The first thing that makes this of no use for what is wanted, None where there is none."""
         varying = any(entry["varies"] for entry in self.taps.values())
-        if self.size != wanted.size or (wanted.sha256 and self.facts["shard"]["sha256"] not in (None, wanted.sha256)):
+        found = compare(self.facts["shard"], wanted, self.path)
+        if found == "other":
+            there = self.facts["shard"]["place"]
+            why = f"of {self.facts['shard']['name']} in {there}, not known to have the bytes of {wanted.shard}"
+            return Problem("foreign", f"{self.path} is a foreign cache, {why}.")
+        if found == "changed":
             return Problem("stale", f"{self.path} is stale: shard {wanted.shard} changed after it was written.")
         rows = {len(tensor) for tensor in self.tensors.values()}
         if rows != {self.samples} or self.samples != wanted.samples or not {KEYS, *self.taps} <= set(self.tensors):
-            found = f"{min(rows, default=0)} rows of {len(self.taps)} taps"
-            return Problem(
-                "short", f"{self.path} is short: {found}, shard {wanted.shard} has {wanted.samples} samples."
-            )
-        different = wanted.contract.differences(self.contract, varying=varying)
+            held = f"{min(rows, default=0)} rows of {len(self.taps)} taps"
+            return Problem("short", f"{self.path} is short: {held}, shard {wanted.shard} has {wanted.samples} samples.")
+        tops = any(map(parent_of_top, wanted.taps)) and any(map(parent_of_top, self.taps))
+        different = wanted.contract.differences(self.contract, varying=varying, tops=tops)
         if different:
             return Problem("foreign", f"{self.path} is a foreign cache, of {'; of '.join(different)}.")
         missing = [tap for tap in wanted.taps if tap not in self.taps]

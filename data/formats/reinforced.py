@@ -75,6 +75,8 @@ def read_reinforced(
     *,
     fields: Collection[str],
     text: str = "txt",
+    label: str = "cls",
+    features: Mapping[str, str] | None = None,
     view: int = 0,
     seed: int = 0,
     image_size: int | None = None,
@@ -86,7 +88,8 @@ def read_reinforced(
     embedding ``reinforced``, a :class:`Reinforced`, holds. Raises :class:`SampleError` as :func:`reinforced_sample`.
     """
     stored = reinforced_sample(raw, view, seed, text=text, synthetic=synthetic)
-    sample = decode(raw, fields=set(fields) - {FIELD, "members"}, text=text, view=view, seed=seed)
+    wanted = set(fields) - {FIELD, "members"}
+    sample = decode(raw, fields=wanted, text=text, label=label, features=features, view=view, seed=seed)
     if "image" in sample:
         try:
             sample["image"] = replay(sample["image"], stored.parameters, size=image_size)

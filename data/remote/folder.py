@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from fnmatch import fnmatchcase
 
@@ -16,7 +17,7 @@ from xmodal.transfer.streams import AbsentError, ForbiddenError, accessing, file
 from xmodal.transfer.watched import Watched
 
 logger = logging.getLogger(__name__)
-_LISTING_SECONDS = 600.0  # of 100 000 names; a store gives a thousand a request
+_LISTING_SECONDS = 120.0  # of 100 000 names; a store gives a thousand a request
 
 
 class Folders:
@@ -61,16 +62,13 @@ def listed(pattern: str, wanted: str) -> list[str]:
     base = wanted[: _first_wildcard(wanted)].rpartition("/")[0]
     file_system, path = file_system_of(wanted)
     base_path = file_system._strip_protocol(base).rstrip("/")
-    watched = Watched(_LISTING_SECONDS)
 
     def once() -> list[str]:
-        with accessing(base, "listed"):
+        # a thread for each attempt: where one hangs, the next must not wait behind it
+        with contextlib.closing(Watched(_LISTING_SECONDS)) as watched, accessing(base, "listed"):
             return sorted(str(name) for name in watched(file_system.glob, path))
 
-    try:
-        names = keep_trying(once, patience_for(wanted, settings.PATIENCE), f"{base} could not be listed")
-    finally:
-        watched.close()
+    names = keep_trying(once, patience_for(wanted, settings.PATIENCE), f"{base} could not be listed")
     # a file system's paths lack what it has taken from the address, such as a host: they go behind the base instead
     found = [base + name[len(base_path) :] for name in names if name.startswith(f"{base_path}/")]
     if not found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import tarfile
 from pathlib import Path
 
@@ -18,11 +19,12 @@ pytest.importorskip("skimage")
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
+def process_as_it_was(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    threads = torch.get_num_threads()
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGCHLD)
     yield
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGCHLD, handler)  # torch's, which the peers' loaders set, raises in whatever runs then
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ def test_a_recipe_is_cached_once_and_checked(xmodal, recipe, packed):
     assert "0 written, 2 there already" in xmodal("cache", recipe, "--device", "cpu").out
     assert xmodal("cache", recipe, "--check").out == "Nothing is wrong.\n"
     next(packed.glob("*-000001.*.safetensors")).unlink()
+    assert [xmodal("cache", recipe, "--check", "--part", part).code for part in ("1/2", "2/2")] == [0, 1]
     broken = xmodal("cache", recipe, "--check")
     assert broken.code == 1
     assert re.search(r"missing .*-000001.*\n1 finding\.", broken.out)
@@ -70,6 +71,9 @@ def test_a_teacher_without_a_recipe(xmodal, packed, tmp_path):
         (("--teacher", "sentense", "--taps", "x", "--shards", "SHARDS"), "Nearest: sentence"),
         ((*TEACHER, "--option", "modle=x", "--taps", "x", "--shards", "SHARDS"), "Nearest"),
         ((*TEACHER, "--taps", "x", "--shards", "SHARDS", "--part", "3/2"), "I/N"),
+        (("RECIPE", "--temperature", "2"), "give --top-k too"),
+        (("RECIPE", "--top-k", "4", "--temperature", "0"), "not a number above 0"),
+        (("RECIPE", "--top-k", "4", "--temperature", "nan"), "not a number above 0"),
         (("RECIPE", "--taps", "x"), "a recipe has its own"),
         (("RECIPE", "data.tran=x"), "Nearest: data.train"),
     ],

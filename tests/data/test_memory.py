@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ SHAPE = (4, 3, 64, 64)
 @pytest.fixture(autouse=True)
 def nothing_kept():
     release()
+    handler = signal.getsignal(signal.SIGCHLD)
     yield
     release()
+    signal.signal(signal.SIGCHLD, handler)  # torch's, which a DataLoader sets, raises in whatever runs then
 
 
 def address(tensor):

@@ -76,3 +76,5 @@ def test_the_hash_tells_names_weights_and_ways_apart():
     assert difference(hash_of(weights=(1, 1)), hash_of())[0] == "a.share: 256 there, 512 here"
     assert any(line.startswith("mix: batches there") for line in difference(hash_of(mix="samples"), hash_of()))
     assert difference(hash_of(names=("a", "c")), hash_of())
+    assert difference(hash_of(names=("a-1", "b")), hash_of(names=("a_1", "b")))
+    assert difference("one=1 two=2", "two=2 one=1") == ["the order of the sources"]

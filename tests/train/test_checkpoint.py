@@ -1,10 +1,13 @@
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from xmodal.errors import RunError
+from xmodal.train import checkpoint
 from xmodal.train.checkpoint import Place, list_checkpoints, load_checkpoint, save_checkpoint
 
 
@@ -74,3 +77,39 @@ def test_a_broken_file_is_named_with_the_way_out(tmp_path, name):
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
     path = save_checkpoint(tmp_path, Place(0, 1), trained_state(), keep=1)
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_what_killed_runs_left_is_removed_at_the_next_checkpoint(tmp_path):
+    for step in (7, 8):
+        (tmp_path / f".{Place(0, step).name}.partial").mkdir()
+    save_checkpoint(tmp_path, Place(0, 9), {"x": 1}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == [Place(0, 9).name]
+
+
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_half_of_it(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, Place(0, 1), {"x": torch.ones(2)}, keep=1)
+    remove = shutil.rmtree
+
+    def killed(path, **options):
+        if "step-00000001" in str(path):
+            (path / "state.json").unlink()
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, Place(0, 2), {"x": torch.ones(2)}, keep=1)
+    assert list_checkpoints(tmp_path) == [Place(0, 2)]
+    monkeypatch.undo()
+    save_checkpoint(tmp_path, Place(0, 3), {"x": 1}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == [Place(0, 3).name]
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    done = []
+    flush, rename = checkpoint._flush, Path.rename
+    monkeypatch.setattr(checkpoint, "_flush", lambda path: (done.append(path.name), flush(path)))
+    monkeypatch.setattr(Path, "rename", lambda path, to: (done.append("renamed"), rename(path, to))[1])
+    save_checkpoint(tmp_path, Place(0, 1), {"x": torch.ones(2)}, keep=1)
+    partial = f".{Place(0, 1).name}.partial"
+    assert done == ["state.safetensors", "state.json", partial, "renamed", tmp_path.name]

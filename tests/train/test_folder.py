@@ -25,6 +25,16 @@ def test_a_folder_that_holds_anything_is_refused_with_both_ways_out(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("name", ["recipe.resolved.yaml", "env.json"])
+def test_a_kill_while_the_first_files_are_written_is_no_dead_end(tmp_path, name):
+    folder = RunFolder(tmp_path)
+    if name == "env.json":
+        folder.create(recipe())
+    (tmp_path / f".{name}.partial").write_text("half")
+    folder.create(recipe())
+    folder.reopen(recipe())
+
+
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(RunError, match="not empty"):

@@ -78,3 +78,25 @@ def test_a_wrong_key_or_path_of_a_source_is_said_before_anything_loads(words, tm
     assert "nowhere" in str(told.value)
     assert "data.train.words.wieght" in str(told.value)
     assert "data.train.words.weight" in str(told.value)
+
+
+def test_a_label_of_one_picture_is_no_target_for_a_mixture_of_two(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    opened = open_shards(PAIRS)
+    with ShardWriter(folder) as writer:
+        for sample in range(20):
+            raw = opened.read(sample)
+            picture = {name: data for name, data in raw.members.items() if name != "json"}
+            writer.add(raw.key, {**picture, "cls": str(sample % 4).encode()})
+    mixed = {
+        "teacher": {"name": "timm", "model": "test_resnet", "pretrained": False},
+        "student": {"name": "image", "model": "test_efficientnet", "weights": "random"},
+        "data": {"train": str(folder), "image_size": 32, "augment": {"mixup": 0.2}, "num_workers": 0},
+        "objective": [
+            {"loss": "decoupled_kd", "student": "image.embedding", "teacher": ["image.embedding", "batch:label"]}
+        ],
+        "train": {"max_steps": 2, "batch_size": 8},
+    }
+    with pytest.raises(RecipeError, match=r"data\.augment.*batch:label"):
+        xmodal.distill(mixed, out=tmp_path / "run")

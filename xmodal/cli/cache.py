@@ -16,6 +16,7 @@ from xmodal.cli.printing import progress as checking
 from xmodal.cli.shards import as_shards
 
 if TYPE_CHECKING:
+    from xmodal.data.cache.contract import TopK
     from xmodal.data.cache.job import Job
 
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--top-k", type=click.IntRange(min=1), help="Of logits, how many classes logits.values and the like keep."
 )
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the softmax they are taken from.")
+@click.option("--temperature", type=float, help="Of the softmax they are taken from, with --top-k.  [default: 1.0]")
 @click.option("--replace", is_flag=True, help="Write over a cache that was made with other settings.")
 @click.option("--dry-run", is_flag=True, help="Measure one batch; say how many bytes and how long; write nothing.")
 @click.option(
@@ -66,7 +67,7 @@ def cache(
     batch_size: int,
     device: str,
     top_k: int | None,
-    temperature: float,
+    temperature: float | None,
     replace: bool,
     dry_run: bool,
     only_check: bool,
@@ -83,14 +84,13 @@ def cache(
         raise click.UsageError("Give a recipe, or --teacher with --taps and --shards.")
     if teacher is None and (options or taps or shards or text):
         raise click.UsageError("--option, --taps, --shards and --text are for --teacher; a recipe has its own.")
-    from xmodal.data.cache.contract import TopK
-
+    kept = _top_k(top_k, temperature)
     common: dict[str, Any] = {
         "out": str(out) if out else None,
         "batch_size": batch_size,
         "device": device,
         "replace": replace,
-        "top_k": TopK(top_k, temperature) if top_k else None,
+        "top_k": kept,
     }
     if recipe is not None:
         jobs = _jobs_of_recipe(recipe, overrides, common)
@@ -99,7 +99,7 @@ def cache(
     if dry_run:
         _estimate(jobs, share, workers)
     elif only_check:
-        if _check(jobs):
+        if _check(jobs, share):
             context.exit(1)
     else:
         _run(jobs, share, workers)
@@ -161,6 +161,16 @@ def _part(text: str | None) -> tuple[int, int]:
     return (int(match[1]) - 1) * ranks + rank, int(match[2]) * ranks
 
 
+def _top_k(k: int | None, temperature: float | None) -> TopK | None:
+    if temperature is not None and k is None:
+        raise click.UsageError("--temperature is of the classes that --top-k keeps: give --top-k too.")
+    if temperature is not None and not 0 < temperature < float("inf"):  # NaN is neither
+        raise click.BadParameter(f"{temperature} is not a number above 0.", param_hint="--temperature")
+    from xmodal.data.cache.contract import TopK
+
+    return None if k is None else TopK(k, 1.0 if temperature is None else temperature)
+
+
 def _run(jobs: Sequence[Job], part: tuple[int, int], workers: int) -> None:
     from xmodal.data.cache.job import cache as write
 
@@ -203,11 +213,11 @@ def _estimate(jobs: Sequence[Job], part: tuple[int, int], workers: int) -> None:
     click.echo(f"{size(total)}, {_duration(seconds)} with {processes}. Nothing was written.")
 
 
-def _check(jobs: Sequence[Job]) -> bool:
+def _check(jobs: Sequence[Job], part: tuple[int, int]) -> bool:
     from xmodal.data.cache.check import check
 
     with checking("checking") as done:
-        findings = check(jobs, done)
+        findings = check(jobs, done, part=part)
     if findings:
         print_table([tuple(asdict(finding).values())[1:] for finding in findings])
         click.echo(f"{count(len(findings), 'finding')}. Run the same command without --check.")

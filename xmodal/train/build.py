@@ -18,6 +18,7 @@ from xmodal.adapters import STUDENTS, create_student, create_teacher
 from xmodal.adapters.encoder import Encoder
 from xmodal.data import StreamSource, TrainStream, open_sources
 from xmodal.data.cache.recipe import open_cached
+from xmodal.data.mixing import mixes
 from xmodal.errors import Mistake, RecipeError, RunError
 from xmodal.objective import Objective
 from xmodal.recipe import Recipe, Spec, Train
@@ -111,7 +112,7 @@ def build_parts(
     ``before`` is the student and the objective of the stage before, whose weights this one's start from. Raises
     :class:`RecipeError` with all that the dry run found.
     """
-    sources = open_sources(recipe.data.train, recipe.data.text)
+    sources = open_sources(recipe.data.train, recipe.data.text, label=recipe.data.label, features=recipe.data.features)
     num_steps = count_steps(recipe.train, sum(source.shards.num_samples for source in sources))
     teachers = build_teachers(recipe, given, sources)
     student = build_student(recipe, teachers, given)
@@ -128,7 +129,11 @@ def build_parts(
     objective = Objective.build(
         recipe.objective, models, few["views"], fields=tensor_fields(few), seed=recipe.train.seed
     )
-    if mistakes := unserved(objective, models, sources):
+    mistakes = unserved(objective, models, sources)
+    if mixes(recipe.data.augment) and "label" in objective.fields():
+        said = "mixup and cutmix blend pictures, and batch:label is the label of one of them. Leave out either"
+        mistakes.append(Mistake("data.augment", said))
+    if mistakes:
         raise RecipeError(mistakes, recipe.name, "nothing was trained")
     if before is not None:
         inherit(objective, before[1])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xmodal.errors import RunError
 
+_PARTIAL = ".partial"
 _NAME = re.compile(r"^stage-(\d+)-step-(\d+)$")
 
 
@@ -38,18 +39,18 @@ def save_checkpoint(folder: Path, place: Place, state: Mapping[str, Any], keep: 
     ``state`` is nested mappings and lists of tensors, numbers, strings and None. Nothing is visible under its final
     name before it is whole and on disk. Raises :class:`RunError` where the disk refuses; older checkpoints stay.
     """
-    target, partial = folder / place.name, folder / f".{place.name}.partial"
+    target, partial = folder / place.name, folder / f".{place.name}{_PARTIAL}"
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(state, "", tensors)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in folder.glob(f".*{_PARTIAL}"):  # by runs that were killed, perhaps at steps that never come again
+            shutil.rmtree(left)
         partial.mkdir(parents=True)
         save_file(tensors, partial / "state.safetensors")
         (partial / "state.json").write_text(json.dumps(skeleton))
-        for name in ("state.safetensors", "state.json"):
-            _flush(partial / name)
-        if target.exists():
-            shutil.rmtree(target)
+        for path in (partial / "state.safetensors", partial / "state.json", partial):
+            _flush(path)
+        _remove(target)
         partial.rename(target)
         _flush(folder)
     except (OSError, SafetensorError) as error:
@@ -59,7 +60,7 @@ def save_checkpoint(folder: Path, place: Place, state: Mapping[str, Any], keep: 
             "whole: free some space and go on with --resume."
         ) from error
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(folder / old.name)
+        _remove(folder / old.name)
     return target
 
 
@@ -104,6 +105,14 @@ def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "list":
         return [_unpack(entry, tensors) for entry in content]
     return content
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that, whenever the process is killed, no half of it passes for a whole one."""
+    if checkpoint.exists():
+        going = checkpoint.with_name(f".{checkpoint.name}.old{_PARTIAL}")
+        checkpoint.rename(going)
+        shutil.rmtree(going)
 
 
 def _flush(path: Path) -> None:

@@ -18,6 +18,7 @@ from xmodal.recipe import Recipe
 from xmodal.train.checkpoint import Place, list_checkpoints
 
 _LOCK = ".lock"
+_PARTIAL = ".partial"
 
 # Keys that change how fast or where a run goes, not what comes out of it.
 _MAY_CHANGE = {
@@ -97,7 +98,8 @@ class RunFolder:
             lock.release()
 
     def _entries(self) -> list[Path]:
-        return [path for path in self.path.iterdir() if path.name != _LOCK]
+        # a kill may leave a partial file, of a run that has begun or of one that has not
+        return [path for path in self.path.iterdir() if path.name != _LOCK and path.suffix != _PARTIAL]
 
     def _is_false_start(self) -> bool:
         if not self.recipe.is_file() or self.is_finished or self.latest() is not None:
@@ -133,7 +135,7 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 

@@ -15,6 +15,8 @@ _Call = tuple[Callable[..., Any], tuple[Any, ...], "SimpleQueue[tuple[Any, BaseE
 class Watched:
     """Makes calls in a thread of its own, one after another; a call that takes too long is left behind in it.
 
+    Who tries again after that needs another one: in this, later calls would wait behind the one that hangs.
+
     File systems have limits of their own on silence, some of them none at all; this one holds for all.
     """
 

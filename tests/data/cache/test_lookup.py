@@ -156,8 +156,9 @@ def test_a_cache_of_other_samples_is_foreign(open_it, written, override, said):
         open_it(override)
 
 
-def test_what_changes_sounds_alone_is_nothing_to_pictures(open_it, written):
-    open_it("data.augment.time_masks=2")
+@pytest.mark.parametrize("override", ["data.augment.time_masks=2", "data.label=json.label", "data.features.more=npy"])
+def test_what_a_teacher_of_pictures_does_not_see_is_nothing_to_it(open_it, written, override):
+    open_it(override)
 
 
 def test_more_views_than_there_are_is_an_error_and_fewer_are_not(open_it, written):

@@ -7,7 +7,7 @@ import torch
 
 from xmodal.adapters import TEACHERS
 from xmodal.adapters.encoder import Encoder
-from xmodal.data.cache.contract import TopK
+from xmodal.data.cache.contract import TopK, changes_of
 from xmodal.data.cache.job import cache
 from xmodal.data.cache.shard import cache_shard, describe_teacher
 from xmodal.data.cache.sidecar import KEYS, Sidecar
@@ -120,6 +120,22 @@ def test_the_likeliest_classes_are_what_top_k_kl_takes(job):
         logits, values.float(), indices.long(), tail.float(), temperature=2.0, cached_temperature=2.0
     )
     assert abs(loss.item()) < 5e-3
+
+
+def test_the_likeliest_classes_are_added_beside_embeddings(job):
+    names = ("logits.values", "logits.indices", "logits.tail")
+    cache([job("image.embedding")])
+    assert cache([job(" ".join(names), top_k=TopK(5))]).count("written") == 3
+    assert cache([job("image.embedding", top_k=TopK(7))]).count("finished") == 3  # they are none of its business
+    with pytest.raises(DataError, match=r"foreign cache.*the top 5 at temperature 1, not as the top 7"):
+        cache([job(" ".join(names), top_k=TopK(7))])
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes"), [({"time_masks": 2, "time_mask": 0.2}, False), ({"audio_seconds": 2.0}, True)]
+)
+def test_masks_of_spectrograms_are_none_of_a_frozen_teachers_business(setting, changes):
+    assert bool(changes_of(setting, "audio")) == changes
 
 
 def test_classes_need_to_know_how_many(job):

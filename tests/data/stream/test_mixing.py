@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from xmodal.errors import DataError
 from xmodal.recipe import Augment
 
 MIXING = Augment(mixup=1.0, cutmix=1.0, mix_share=0.8)
@@ -39,3 +40,8 @@ def test_ranks_mix_what_one_rank_mixes(shards, make, take, world_size):
 
 def test_workers_mix_what_the_main_process_mixes(shards, make, take):
     assert take(make(shards, augment=MIXING, num_workers=2), 4) == take(make(shards, augment=MIXING), 4)
+
+
+def test_a_rank_with_one_sample_of_a_batch_has_nothing_to_mix(shards, make):
+    with pytest.raises(DataError, match="two samples of a batch to mix"):
+        make(shards, augment=MIXING, batch_size=4, slots=4, rank=0, world_size=4)

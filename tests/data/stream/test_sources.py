@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections import Counter
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -22,13 +24,26 @@ from xmodal.errors import DataError
 MODELS = {"image": Pixels(), "text": Lengths()}
 
 
-def write(folder: Path, name: str, count: int, *, image: bool = True, text: bool = True, label: bool = False) -> str:
+def write(
+    folder: Path,
+    name: str,
+    count: int,
+    *,
+    image: bool = True,
+    text: bool = True,
+    label: bool = False,
+    stray: bool = False,
+    broken: int | None = None,
+    file: str = "",
+) -> str:
+    """Samples of one kind; ``stray``: every fifth but the first has a text all the same."""
     folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.tar"
+    path = folder / f"{file or name}.tar"
     with tarfile.open(path, "w") as tar:
         for number in range(count):
             members = {"png": png(number)} if image else {}
-            members |= {"txt": f"{name} {number}".encode()} if text else {}
+            members |= {"png": b"no picture"} if number == broken else {}
+            members |= {"txt": f"{name} {number}".encode()} if text or (stray and number % 5 == 4) else {}
             members |= {"cls": str(number).encode()} if label else {}
             for extension, data in members.items():
                 info = tarfile.TarInfo(f"{name}-{number:03d}.{extension}")
@@ -98,6 +113,65 @@ def test_a_mixed_batch_says_which_row_has_what(sources):
     assert len(lengths) == 16
     assert lengths[origin.index("words")] > 0
     assert lengths[origin.index("classes")] == 0
+
+
+@pytest.mark.parametrize("said", [None, ["image"]])
+@pytest.mark.parametrize("mix", ["batches", "samples"])
+def test_what_a_sample_has_beyond_its_source_is_left_out(sources, tmp_path, said, mix):
+    """Else ranks would not agree on which terms a batch has."""
+    plain = {"shards": write(tmp_path, "plain", 30, text=False, stray=True), **({"fields": said} if said else {})}
+    stream = TrainStream({"plain": plain, "words": sources["words"]}, preprocess=MODELS, batch_size=16, mix=mix)
+    for batch in batches(stream, 6):
+        has = [key.startswith("words") for key in batch["key"]]
+        present = batch.get("present", {}).get("text", torch.ones(16, dtype=torch.bool))
+        assert present.tolist() == has
+
+
+def test_a_sample_that_lacks_what_its_source_has_is_bad_and_named_with_its_source(sources, tmp_path):
+    """Two sources have a shard and a key of the same name: both are named."""
+    twins = {name: write(tmp_path / name, "twin", 20, broken=7, file="shard-000000") for name in ("one", "two")}
+    record = tmp_path / "bad.jsonl"
+    stream = TrainStream(twins, preprocess=MODELS, batch_size=4, max_bad_fraction=1, bad_samples=record)
+    batches(stream, 30)
+    named = [json.loads(line)["shard"] for line in record.read_text().splitlines()]
+    assert sorted(named) == ["one/shard-000000.tar", "two/shard-000000.tar"]
+
+
+def test_the_order_in_which_sources_stand_does_not_matter(sources):
+    def keys_of(given):
+        return [batch["key"] for batch in batches(TrainStream(given, preprocess=MODELS, batch_size=4), 12)]
+
+    assert keys_of(sources) == keys_of(dict(reversed(sources.items())))
+
+
+def test_stored_features_and_labels_are_a_sources_own(sources, tmp_path):
+    array = io.BytesIO()
+    np.save(array, np.arange(3, dtype=np.float32))
+    path = tmp_path / "stored.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in range(12):
+            members = {"txt": b"a word", "emb.npy": array.getvalue(), "json": b'{"class": 5}'}
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"stored-{number:02d}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    options = {"features": {"emb": "emb.npy"}, "label": "json.class", "mix": "samples"}
+    train = {"stored": str(path), "words": {**sources["words"], "weight": 12}}
+    stream = TrainStream(train, preprocess={"text": Lengths()}, batch_size=8, **options)
+    assert {source.name: set(source.fields) for source in stream.sources} == {
+        "stored": {"text", "emb", "label"},
+        "words": {"text"},
+    }
+    batch = batches(stream, 1)[0]
+    mine = [key.startswith("stored") for key in batch["key"]]
+    assert batch["present"]["emb"].tolist() == batch["present"]["label"].tolist() == mine
+    assert batch["emb"].tolist() == [[0, 1, 2] if own else [0, 0, 0] for own in mine]
+    assert batch["label"].tolist() == [5 if own else -1 for own in mine]
+
+
+def test_a_field_that_does_not_exist_is_named(sources):
+    with pytest.raises(DataError, match=r"data\.train\.words\.fields: 'txet' is no field.*text"):
+        open_sources({"words": {**sources["words"], "fields": ["txet"]}})
 
 
 def test_every_source_goes_through_its_own_epochs(sources):
