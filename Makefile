@@ -21,13 +21,13 @@ test: $(VENV)/.dev  ## install everything and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not soak" $(ARGS)
 
 test-gpu: $(VENV)/.dev  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
-soak: $(VENV)/.dev  ## kill training and caching some seventy times, and compare with runs left alone (about half an hour)
-	$(BIN)/python tests/faults/soak.py $(ARGS)
+soak: $(VENV)/.dev  ## kill training and caching some seventy times, compare with what is left alone (a quarter of an hour)
+	$(BIN)/python -m pytest -m soak $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .

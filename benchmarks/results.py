@@ -107,6 +107,11 @@ PAGE = """# Results
 three vendors. *unseen style*: every emoji of a vendor (Fluent, flat) none of whose drawings was trained on. A query is
 a name; it finds its picture if any picture that carries the name is among the first ten. `…-without-teacher` is the
 same image network, pictures, steps and augmentation, trained by contrast against a text tower learned from scratch.
+
+On pictures seen in training both find nearly every one among the first ten, so that only recall@1 tells them apart. The
+baseline likes larger batches, the student smaller ones: with batches of 128 and a learning rate of 2e-3, text→image
+recall@10 is 0.693 ± 0.007 against 0.508 ± 0.027 on unseen names, and 0.679 ± 0.006 against 0.658 ± 0.012 on the unseen
+style.
 """
 
 

@@ -28,7 +28,8 @@ from xmodal.data.manifest import Manifest, write_manifest
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS, PER_SHARD, BATCH = 3, 30, 10
 """Nine batches are an epoch."""
-PATIENCE = 400
+PATIENCE = 1500
+"""Seconds after which a command hangs, on a busy machine too."""
 
 
 def alive(pid: int) -> bool:
@@ -81,15 +82,21 @@ class Attempt:
 
     def kill_when(self, moment: Callable[[], bool], after: float = 0.0) -> bool:
         """Kill it ``after`` some seconds from the moment on; False where it ended by itself before."""
+        if not self.wait_for(moment):
+            self.process.communicate()
+            return False
+        time.sleep(after)
+        return self.kill()
+
+    def wait_for(self, moment: Callable[[], bool]) -> bool:
+        """Whether the moment came before the command ended."""
         deadline = time.monotonic() + PATIENCE
         while not moment():
             if self.process.poll() is not None:
-                self.process.communicate()
                 return False
             assert time.monotonic() < deadline, "it hangs"
             time.sleep(0.001)
-        time.sleep(after)
-        return self.kill()
+        return True
 
     def kill(self) -> bool:
         """SIGKILL for all of its processes, which all are gone when this returns."""
@@ -114,12 +121,16 @@ class Training:
     shards: Path
     num_steps: int
     overrides: tuple[str, ...] = ()
-    attempts: list[tuple[int, int]] = field(default_factory=list)
-    """Ranks and workers of each."""
+    diary_folder: Path | None = None
+    """Where what it trains on is written down; by default beside it."""
 
     @property
     def diary(self) -> Path:
-        return self.out.with_suffix(".diary.jsonl")
+        return (self.diary_folder or self.out.parent) / f"{self.out.name}.diary.jsonl"
+
+    @property
+    def student(self) -> Path:
+        return self.out / "student"
 
     @property
     def checkpoints(self) -> Path:
@@ -131,7 +142,6 @@ class Training:
         command = [*launcher, ROOT / "tests/faults/diary.py", self.diary, "distill", self.recipe]
         command += [f"data.num_workers={workers}", f"train.max_steps={self.num_steps}", *self.overrides]
         resume = ["--resume"] if (self.out / "recipe.resolved.yaml").is_file() else []
-        self.attempts.append((ranks, workers))
         return Attempt([*command, "--out", self.out, *resume], max_file_bytes=max_file_bytes)
 
     def last_step(self) -> int:
@@ -181,6 +191,33 @@ class Training:
 
 
 @dataclass
+class Caching:
+    """A cache of a recipe's teacher, in as many jobs as it takes."""
+
+    recipe: Path
+    shards: Path
+    out: Path
+
+    def start(self, *, workers: int) -> Attempt:
+        command = ["-m", "xmodal", "cache", self.recipe, f"data.train={self.shards}/*.tar", "data.views=3"]
+        return Attempt([*command, "--out", self.out, "--workers", workers, "--batch-size", 2, "--device", "cpu"])
+
+    def sidecars(self) -> list[Path]:
+        return list(self.out.glob("*.safetensors"))
+
+    def is_writing(self) -> bool:
+        return any(self.out.glob(".*.partial"))
+
+    def is_locked(self) -> bool:
+        return any(self.out.glob("*.lock"))
+
+    def files(self) -> dict[str, bytes]:
+        """All that is there, hidden or not, but for a manifest that a killed job had half written."""
+        there = [path for path in self.out.iterdir() if not path.match(".cache.*.partial")]
+        return {path.name: hashlib.sha256(path.read_bytes()).digest() for path in there}
+
+
+@dataclass
 class Account:
     """Samples that were never trained on, or once more than planned; batches that came out otherwise."""
 
@@ -190,17 +227,25 @@ class Account:
     trained: Counter[str] = field(default_factory=Counter)
 
 
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real pictures in three shards."""
-    folder = tmp_path_factory.mktemp("shards")
+def write_shards(folder: Path, count: int) -> Path:
+    """Real pictures."""
     source = open_shards("package://emoji/style-*.tar")
     with ShardWriter(folder, shard_size=PER_SHARD) as writer:
-        for number in range(SHARDS * PER_SHARD):
+        for number in range(count * PER_SHARD):
             raw = source.read(number * 5)
             writer.add(raw.key, raw.members)
     write_manifest(Manifest(shards=tuple(writer.entries)), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("shards"), SHARDS)
+
+
+@pytest.fixture(scope="session")
+def more_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("more-shards"), 8)
 
 
 @pytest.fixture(scope="session")
@@ -235,9 +280,10 @@ def training(recipe: Path, shards: Path, tmp_path: Path) -> Callable[..., Traini
     return make
 
 
-@pytest.fixture(scope="session")
-def attempt() -> type[Attempt]:
-    return Attempt
+@pytest.fixture
+def caching(recipe: Path, more_shards: Path, tmp_path: Path) -> Callable[[str], Caching]:
+    """``caching(name)``: a cache that has not begun."""
+    return lambda name: Caching(recipe, more_shards, tmp_path / name)
 
 
 @pytest.fixture

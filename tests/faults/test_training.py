@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from xmodal.data.keys import keys
+
 STEPS = 18  # two epochs
+NAMES = ("ranks", "rank", "step", "keys")
 
 
 @pytest.fixture
@@ -13,6 +18,28 @@ def undisturbed(training):
     code, errors = run.start().finish()
     assert code == 0, errors
     return run
+
+
+def test_the_account_tells_what_is_lost_doubled_or_changed(training, shards):
+    run = training("told", STEPS)
+    plan = list(keys(shards, epoch=None, batch_size=10, batches=STEPS))
+
+    def told(*lines):
+        run.diary.write_text("".join(json.dumps(dict(zip(NAMES, line, strict=True))) + "\n" for line in lines))
+        account = run.account()
+        return account.lost, account.doubled, len(account.changed)
+
+    whole = [(1, 0, step, batch) for step, batch in enumerate(plan)]
+    assert told(*whole) == (0, 0, 0)
+    assert told(*whole[:9], *whole[6:]) == (0, 0, 0)  # killed after nine steps, went on after six
+    assert told(*whole[:9], *whole[10:]) == (10, 0, 0)
+    assert told(*whole[:9], (1, 0, 9, plan[10]), *whole[10:]) == (10, 10, 1)
+    assert told(*whole, (1, 0, 3, plan[3][::-1])) == (0, 0, 1)
+    assert told(*whole[:-1], (1, 0, STEPS - 1, [*plan[-1], plan[-1][0]])) == (0, 1, 1)
+    own = [list(keys(shards, epoch=None, batch_size=10, batches=STEPS, world_size=2, rank=rank)) for rank in range(2)]
+    both = [(2, rank, step, own[rank][step]) for step in range(STEPS) for rank in range(2)]
+    assert told(*whole[:5], *both[6:]) == (0, 0, 0)  # one rank, then two
+    assert told(*both[:-1]) == (5, 0, 0)
 
 
 def test_killed_in_a_checkpoint_with_workers_and_on_a_full_disk_nothing_is_lost(training, undisturbed):
