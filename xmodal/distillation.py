@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -312,19 +314,40 @@ def _spec(model: Model) -> dict[str, Any]:
     return {"name": model} if isinstance(model, str) else dict(model)
 
 
+class _Log(logging.FileHandler):
+    """A log that cannot be written, on a full disk, is no reason to bury in tracebacks the error that is to be told."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be flushed
+            super().close()
+
+
 @contextmanager
 def _log_to(folder: RunFolder) -> Iterator[None]:
-    handler = logging.FileHandler(folder.log, encoding="utf-8")
+    handler = _Log(folder.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    others = threading.excepthook
+
+    def told_elsewhere(args: threading.ExceptHookArgs) -> None:
+        # TensorBoard writes in a thread of its own; that the disk is full is said once, by what matters more
+        if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in _FULL):
+            others(args)
+
+    threading.excepthook = told_elsewhere
     try:
         yield
     except Exception:
         logger.exception("the run stopped")
         raise
     finally:
+        threading.excepthook = others
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
