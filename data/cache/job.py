@@ -197,7 +197,7 @@ def _write_text(text: str, path: Path) -> None:
 
 def _pool(jobs: Sequence[Job], units: Sequence[Unit], workers: int, report: Report) -> None:
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers)  # what OMP_NUM_THREADS allows, shared
     pool: list[BaseProcess] = []
     ears: list[Connection] = []
     try:

@@ -7,7 +7,7 @@ def test_two_jobs_at_once_are_killed_and_a_third_finishes(caching):
     alone, killed = caching("alone"), caching("killed")
     code, errors = alone.start(workers=0).finish()
     assert code == 0, errors
-    jobs = [killed.start(workers=0), killed.start(workers=2)]
+    jobs = [killed.start(workers=0), killed.start(workers=1)]
     assert jobs[0].kill_when(killed.is_writing)
     assert jobs[1].kill_when(lambda: bool(killed.sidecars()))
     assert len(killed.sidecars()) < len(alone.sidecars()) == 8
