@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from xmodal.adapters.modes import in_eval_mode
 from xmodal.errors import AdapterError
 from xmodal.taps import resolve_tap
 
@@ -134,10 +135,8 @@ class Encoder(nn.Module, ABC):
             raise AdapterError(f"Modalities of one call must have as many entries each; given {sorted(lengths)}.")
         asked = tuple(taps) if taps is not None else tuple(f"{field}.embedding" for field in given)
         device = next(self.parameters()).device
-        was_training = self.training
-        self.eval()
         chunks: list[Features] = []
-        try:
+        with in_eval_mode(self):
             for start in range(0, lengths.pop(), batch_size):
                 samples = [
                     dict(zip(given, row, strict=True))
@@ -146,8 +145,6 @@ class Encoder(nn.Module, ABC):
                 inputs = self.preprocess.collate([self.preprocess(sample) for sample in samples])
                 features = self({name: tensor.to(device) for name, tensor in inputs.items()}, asked)
                 chunks.append({tap: as_float32(tensor).cpu() for tap, tensor in features.items()})
-        finally:
-            self.train(was_training)
         return concatenate(chunks)
 
     def state_hash(self) -> str:

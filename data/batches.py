@@ -85,6 +85,15 @@ class TrainBatches(Batches):
     rank: int
     world_size: int
 
+    def __post_init__(self) -> None:
+        asked = fields_of(self.preprocess) | set(self.reading.features or ())
+        self._several = len(self.sources) > 1
+        # Who has what is a property of the source, not of the sample: else ranks would not agree on it.
+        self._fields = [
+            ((asked | {"text", "label"}) & source.fields) | (asked & _UNCOUNTED) if self._several else asked
+            for source in self.sources
+        ]
+
     def load(self, number: int) -> Loaded:
         loaded = Loaded()
         samples: list[dict[str, Any]] = []
@@ -99,34 +108,29 @@ class TrainBatches(Batches):
                 groups = mix_groups(positions, slots=plan.slots, batch_size=plan.batch_size)
                 own = mix_batch(own, self.reading.augment, seed=self.reading.seed, groups=groups)
             samples += own
-        loaded.batch = assemble(samples, self.preprocess, mixed=len(self.sources) > 1)
+        loaded.batch = assemble(samples, self.preprocess, mixed=self._several)
         return loaded
 
     def first(self, number: int, num_rows: int) -> Batch:
         """The first ``num_rows`` samples of one source's order, as a batch."""
         samples = [self._sample(number, position, []) for position in range(num_rows)]
-        return self.finish(assemble(samples, self.preprocess, mixed=len(self.sources) > 1))
+        return self.finish(assemble(samples, self.preprocess, mixed=self._several))
 
     def _sample(self, number: int, position: int, bad: list[BadSample]) -> dict[str, Any]:
-        source, plan = self.sources[number], self.plans[number]
+        source, plan, fields = self.sources[number], self.plans[number], self._fields[number]
         slot = position % plan.slots
         attempts = min(_MAX_ATTEMPTS, len(plan.order.run(slot)))
-        fields = fields_of(self.preprocess) | set(self.reading.features or ())
-        several = len(self.sources) > 1
-        if several:
-            # Who has what is a property of the source, not of the sample: else ranks would not agree on it.
-            fields = (fields | {"text", "label"}) & source.fields | (fields & _UNCOUNTED)
         reason = ""
         for attempt in range(attempts):
             sample, epoch = plan.sample(position + attempt * plan.slots)
             try:
                 raw = source.shards.read(sample)
                 found = self.reading(raw, fields=fields, text=source.text, view=self.reading.view(epoch))
-                return {k: v for k, v in found.items() if k not in FIELDS or k in fields} if several else found
+                return {k: v for k, v in found.items() if k not in FIELDS or k in fields} if self._several else found
             except SampleError as error:
                 reason = str(error)
                 if attempt == 0:  # a broken replacement is named at its own position
-                    shard = f"{source.name}/{error.shard}" if several else error.shard
+                    shard = f"{source.name}/{error.shard}" if self._several else error.shard
                     bad.append(BadSample(error.key, shard, error.reason, position))
         raise DataError(
             f"Slot {slot} has no sample that can be decoded ({attempts} tried). The last: {reason}. "
@@ -175,14 +179,14 @@ def assemble(samples: Sequence[dict[str, Any]], preprocess: Mapping[str, Preproc
     there |= {name: [name in sample.get("features", ()) for sample in samples] for name in features}
     if all(there["text"]):
         batch["text"] = [sample["text"] for sample in samples]
-    if all(there["label"]) or (mixed and any(there["label"])):
-        batch["label"] = torch.tensor([sample.get("label", -1) for sample in samples], dtype=torch.int64)
-    for name in features:
-        batch[name] = _stacked(name, samples)
     if mixed and (missing := {field: rows for field, rows in there.items() if not all(rows)}):
         batch["present"] = {field: torch.tensor(rows) for field, rows in missing.items()}
         partly = [field for field, rows in missing.items() if any(rows) and field not in features]
         samples = [{**{field: blank(field) for field in partly}, **sample} for sample in samples]
+    if all("label" in sample for sample in samples):
+        batch["label"] = torch.tensor([sample["label"] for sample in samples], dtype=torch.int64)
+    for name in features:
+        batch[name] = _stacked(name, samples)
     absent = {field for field, rows in there.items() if not any(rows)} if mixed else set()
     batch["views"] = {name: _view(each, samples, absent) for name, each in preprocess.items()}
     return batch
@@ -200,10 +204,12 @@ def _stacked(name: str, samples: Sequence[dict[str, Any]]) -> torch.Tensor:
 
 
 def blank(field: str) -> Any:
-    """What stands in a view where a sample lacks ``field``: a black picture, silence, a text without words."""
+    """What stands where a sample lacks ``field``: a black picture, silence, a text without words, the label -1."""
     if field == "image":
         return Image.new("RGB", (8, 8))
-    return (np.zeros(400, dtype=np.float32), 16_000) if field == "audio" else -1 if field == "label" else ""
+    if field == "audio":
+        return np.zeros(400, dtype=np.float32), 16_000
+    return -1 if field == "label" else ""
 
 
 def _view(preprocess: Preprocess, samples: Sequence[dict[str, Any]], absent: set[str]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import tarfile
 from array import array
@@ -15,6 +14,7 @@ from typing import BinaryIO
 
 from xmodal.data.tarnames import split_name
 from xmodal.errors import DataError
+from xmodal.files import write_text
 
 BLOCK = tarfile.BLOCKSIZE
 _FORMAT = "xmodal-index"
@@ -191,12 +191,7 @@ def write_index(index: Index, tar_path: str | Path) -> Path:
         for row, key in enumerate(index.keys)
     )
     text = json.dumps(head, ensure_ascii=False)[:-1] + ',"samples":[\n' + ",\n".join(rows) + "\n]}\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, text)
     return path
 
 

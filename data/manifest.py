@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xmodal.errors import DataError
+from xmodal.files import write_text
 
 MANIFEST_NAME = "manifest.json"
 
@@ -104,10 +104,5 @@ def parse_manifest(text: bytes, where: str | Path) -> Manifest:
 def write_manifest(manifest: Manifest, folder: str | Path) -> Path:
     """Write ``manifest.json`` into the folder, whole or not at all."""
     path = Path(folder) / MANIFEST_NAME
-    temporary = path.with_name(f".{MANIFEST_NAME}.{os.getpid()}")
-    try:
-        temporary.write_text(manifest.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, manifest.model_dump_json(indent=1, exclude_none=True) + "\n")
     return path

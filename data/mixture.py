@@ -25,9 +25,9 @@ class Mixture:
       number of them, in an order that the seed shuffles anew each time.
     - ``samples``: a batch holds a fixed number of samples of each source, one source after the other.
 
-    ``plans`` are made by ``make(number, batch_size)`` for each source: of the whole batch size, or of the source's part
-    of it. With one source the mixture is that source's plan. No state: :meth:`parts` computes from the number alone.
-    Raises :class:`DataError` where a source's share comes to nothing, or plans' sizes do not go together.
+    Each source's own plan has the batch size that ``batch_sizes`` says. With one source the mixture is that source's
+    plan. No state: :meth:`parts` computes from the number alone. Raises :class:`DataError` where a source's share comes
+    to nothing.
     """
 
     def __init__(self, names: Sequence[str], weights: Sequence[float], batch_size: int, *, mix: Mix, seed: int) -> None:
@@ -43,7 +43,7 @@ class Mixture:
                     "Give it more weight" + (", a larger batch_size, or data.mix=batches." if mix == "samples" else ".")
                 )
         self.batch_sizes = self.quotas if mix == "samples" else (batch_size,) * len(names)
-        """What each source's own plan takes for its batch size."""
+        """Samples that a batch takes of each source where it takes any: the batch size of the source's own plan."""
 
     def parts(self, number: int) -> list[tuple[int, int]]:
         """(source, number of its own batch) for each part of batch ``number``."""

@@ -18,7 +18,7 @@ from xmodal.data.mixture import Mix, Mixture, difference
 from xmodal.data.plan import BLOCK_SIZE, WINDOW, Plan
 from xmodal.data.reading import Reading
 from xmodal.data.shards import ShardSet, open_shards
-from xmodal.data.stream_sources import Train, open_sources
+from xmodal.data.stream_sources import Train, count_samples, open_sources
 from xmodal.data.uri import Shards
 from xmodal.data.workers import load
 from xmodal.errors import DataError
@@ -112,7 +112,7 @@ class TrainStream:
     @property
     def num_samples(self) -> int:
         """Samples of an epoch, over all ranks, broken ones included."""
-        return sum(plan.num_samples for plan in self.plans)
+        return count_samples(self.sources)
 
     @property
     def num_bad(self) -> int:

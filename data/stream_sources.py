@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +23,11 @@ class StreamSource:
     weight: float
     text: str
     fields: frozenset[str]
+
+
+def count_samples(sources: Iterable[StreamSource]) -> int:
+    """Samples of one epoch of every source, over all ranks, broken ones included."""
+    return sum(source.shards.num_samples for source in sources)
 
 
 Train = Shards | ShardSet | Mapping[str, Any] | tuple[StreamSource, ...]

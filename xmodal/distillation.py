@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +19,7 @@ from xmodal.errors import Interrupted, RecipeError, RunError
 from xmodal.evaluate import Evaluation, evaluate
 from xmodal.export import load_student, save_student, write_card
 from xmodal.export.loading import load_line
+from xmodal.files import write_json
 from xmodal.objective import Objective
 from xmodal.recipe import Recipe, Shards, Spec
 from xmodal.recipes import check, load_recipe, stages
@@ -35,17 +32,15 @@ from xmodal.train.build import Parts, build_parts, build_scheme, build_stream
 from xmodal.train.checkpoint import load_checkpoint
 from xmodal.train.distributed import World, joined
 from xmodal.train.environment import describe_environment
-from xmodal.train.folder import RunFolder, write_json
+from xmodal.train.folder import RunFolder
+from xmodal.train.log import is_full, log_to
 from xmodal.train.loop import Loop, Metrics, Stage
 from xmodal.train.measure import describe_model
 from xmodal.train.outcome import print_outcome, print_plan, print_title
 from xmodal.train.progress import Meter
 from xmodal.train.space import embedding_space
 
-logger = logging.getLogger("xmodal")
-
 _GALLERY_QUERIES = 12
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Model = str | Mapping[str, Any] | Spec | Encoder
 
@@ -106,12 +101,12 @@ def distill(
             elif world.is_main:
                 folder.create(resolved)
             world.barrier()
-            with _log_to(folder):
+            with log_to(folder.log):
                 return _Distillation(resolved, given, folder, world, console).run(resume)
     except Interrupted as stopped:
         raise Interrupted(f"{stopped} Go on with the same command and --resume (out: {folder.path}).") from None
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_full(error):
             raise
         raise RunError(
             f"{folder.path} cannot be written: {error.strerror}. What is in it is whole: free some space and go on "
@@ -312,42 +307,3 @@ def _spec(model: Model) -> dict[str, Any]:
     if isinstance(model, Spec):
         return model.model_dump(mode="json")
     return {"name": model} if isinstance(model, str) else dict(model)
-
-
-class _Log(logging.FileHandler):
-    """A log that cannot be written, on a full disk, is no reason to bury in tracebacks the error that is to be told."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
-
-    def close(self) -> None:
-        with suppress(OSError):  # what could not be flushed
-            super().close()
-
-
-@contextmanager
-def _log_to(folder: RunFolder) -> Iterator[None]:
-    handler = _Log(folder.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    others = threading.excepthook
-
-    def told_elsewhere(args: threading.ExceptHookArgs) -> None:
-        # TensorBoard writes in a thread of its own; that the disk is full is said once, by what matters more
-        if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in _FULL):
-            others(args)
-
-    threading.excepthook = told_elsewhere
-    try:
-        yield
-    except Exception:
-        logger.exception("the run stopped")
-        raise
-    finally:
-        threading.excepthook = others
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        handler.close()

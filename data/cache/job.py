@@ -20,7 +20,6 @@ import torch
 
 from xmodal.adapters.encoder import Encoder
 from xmodal.data.cache.contract import Contract, TopK, refuse_mixing, settings_of
-from xmodal.data.cache.files import write_whole
 from xmodal.data.cache.lock import PATIENCE, Busy
 from xmodal.data.cache.places import Places, manifest_path
 from xmodal.data.cache.shard import Request, cache_shard, describe_teacher, stored_taps
@@ -28,6 +27,7 @@ from xmodal.data.cache.taps import parent_of_top
 from xmodal.data.reading import Reading
 from xmodal.data.shards import ShardSet
 from xmodal.errors import DataError, XmodalError
+from xmodal.files import write_whole
 
 _POLL = 0.5
 """Seconds between two looks at shards that others are writing."""

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from xmodal.adapters.encoder import Encoder
 from xmodal.data.cache.contract import Contract, Wanted, modalities_of
-from xmodal.data.cache.files import remove_partial
 from xmodal.data.cache.lock import PATIENCE, Busy, Lock
 from xmodal.data.cache.origin import full_spec, origin_of
 from xmodal.data.cache.places import Places, lock_path
@@ -28,6 +27,7 @@ from xmodal.data.manifest import read_manifest
 from xmodal.data.reader import RawSample
 from xmodal.data.reading import Reading
 from xmodal.errors import DataError
+from xmodal.files import remove_partial
 from xmodal.taps import resolve_tap
 
 Status = Literal["written", "finished"]

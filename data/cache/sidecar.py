@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from xmodal.data.cache.contract import Contract, Wanted, listed
-from xmodal.data.cache.files import write_whole
 from xmodal.data.cache.taps import parent_of_top
 from xmodal.data.cache.written_from import compare
 from xmodal.data.hashing import stable_hash
 from xmodal.errors import DataError
+from xmodal.files import write_whole
 
 FORMAT, VERSION = "xmodal-teacher-cache", 1
 KEYS = "keys"

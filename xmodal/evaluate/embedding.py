@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xmodal.adapters.encoder import Encoder, Preprocess
+from xmodal.adapters.modes import in_eval_mode
 from xmodal.data.formats.captions import captions_of
 from xmodal.errors import EvaluationError
 from xmodal.recipe import Shards
@@ -152,25 +153,20 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 128
 @contextmanager
 def untouched(*encoders: Encoder) -> Iterator[None]:
     """Eval mode, no gradients, float32; afterwards every module's mode and all random states are as before."""
-    # Module by module: a part that was frozen in eval mode inside a model in train mode must stay so.
-    modes = [(module, module.training) for encoder in encoders for module in encoder.modules()]
     devices = {_device(encoder) for encoder in encoders}
     cuda = [device for device in devices if device.type == "cuda"]
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    for encoder in encoders:
-        encoder.eval()
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=cuda))
             stack.enter_context(torch.no_grad())
+            stack.enter_context(in_eval_mode(*encoders))
             for kind in sorted({device.type for device in devices} | {"cpu"}):
                 stack.enter_context(torch.autocast(kind, enabled=False))
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _check_tap(encoder: Encoder, modality: str, tap: str | None) -> str:

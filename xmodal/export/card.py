@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.export.layout import find_student, read_notes
+from xmodal.files import write_text
 
 Metrics = Mapping[str, Mapping[str, float]]
 """Split → metric → value."""
@@ -77,9 +78,8 @@ def write_card(folder: str | Path, *, metrics: Metrics | None = None, baseline: 
     folder, _ = find_student(folder)
     notes = read_notes(folder)
     spec = notes.pop("student", {})
-    path, temporary = folder / "README.md", folder / ".README.md"
-    temporary.write_text(model_card(spec, notes, metrics=metrics, baseline=baseline), encoding="utf-8")
-    temporary.replace(path)
+    path = folder / "README.md"
+    write_text(path, model_card(spec, notes, metrics=metrics, baseline=baseline))
     return path
 
 

@@ -116,7 +116,8 @@ class Objective(nn.Module):
         """
         values = {}
         for label, term in self._items():
-            own = only_rows(term.checked.all_references, features, present)
+            references = term.checked.all_references
+            own = only_rows(references, features, rows_with(references, present))
             if own is not None:
                 values[label] = term(own, group, progress)
         return values
@@ -133,7 +134,10 @@ class Objective(nn.Module):
         """
         for term in self._terms():
             references = term.checked.all_references
-            own = [only_rows(references, *part) for part in zip(parts, present or [{}] * len(parts), strict=True)]
+            own = [
+                only_rows(references, part, rows_with(references, there))
+                for part, there in zip(parts, present or [{}] * len(parts), strict=True)
+            ]
             if seen := [part for part in own if part is not None]:
                 term.observe(seen, group)
 
@@ -171,8 +175,8 @@ class Objective(nn.Module):
         counted: dict[str, Tensor | int] = {}
         for label, term in self._items():
             references = term.checked.all_references
-            rows = rows_with(references, present) if present else None
-            own = only_rows(references, masks, present)
+            rows = rows_with(references, present)
+            own = only_rows(references, masks, rows)
             counted[label] = 0 if own is None else term.count(own, num_rows if rows is None else int(rows.sum()))
         return counted
 

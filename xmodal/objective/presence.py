@@ -14,8 +14,9 @@ Presence = Mapping[str, Mapping[str, Tensor]]
 """Model → tap → bool ``[B]``, which rows have it; taps that every row has are not in it."""
 
 
-def rows_with(references: Iterable[Reference], present: Presence) -> Tensor | None:
+def rows_with(references: Iterable[Reference], present: Presence | None) -> Tensor | None:
     """Which rows have every one of the taps, bool ``[B]``; None where all rows do."""
+    present = present or {}
     masks = [
         present[reference.model][reference.tap]
         for reference in references
@@ -25,14 +26,12 @@ def rows_with(references: Iterable[Reference], present: Presence) -> Tensor | No
 
 
 def only_rows(
-    references: Iterable[Reference], features: Mapping[str, Features], present: Presence | None
+    references: Iterable[Reference], features: Mapping[str, Features], rows: Tensor | None
 ) -> Mapping[str, Features] | None:
-    """The features with the rows alone that have all the taps; None where no row has.
+    """The features with only those ``rows`` that :func:`rows_with` found for the taps; None where no row has all.
 
     Taps that are not there yet are left out, and a tap without a batch axis stays as it is.
     """
-    references = list(references)
-    rows = rows_with(references, present) if present else None
     if rows is None or bool(rows.all()):
         return features
     if not bool(rows.any()):

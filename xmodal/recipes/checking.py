@@ -125,22 +125,7 @@ def _of_data(data: Any) -> Iterator[Mistake]:
 
     if not isinstance(data, Mapping):
         return
-    val = data.get("val")
-    splits = (
-        {f"data.val.{name}": shards for name, shards in val.items()} if isinstance(val, Mapping) else {"data.val": val}
-    )
-    train = data.get("train")
-    sources = (
-        {
-            f"data.train.{name}.shards" if isinstance(source, Mapping) else f"data.train.{name}": (
-                source.get("shards") if isinstance(source, Mapping) else source
-            )
-            for name, source in train.items()
-        }
-        if isinstance(train, Mapping)
-        else {"data.train": train}
-    )
-    for path, shards in {**sources, **splits}.items():
+    for path, shards in (*_shards("data.train", data.get("train")), *_shards("data.val", data.get("val"))):
         if not isinstance(shards, str) and not (
             isinstance(shards, list) and all(isinstance(entry, str) for entry in shards)
         ):
@@ -149,6 +134,15 @@ def _of_data(data: Any) -> Iterator[Mistake]:
             expand(shards)
         except DataError as error:
             yield Mistake(path, str(error))
+
+
+def _shards(path: str, given: Any) -> Iterator[tuple[str, Any]]:
+    """(path, shards) of shards, of shards by name, and of sources by name, whose settings hold them."""
+    if not isinstance(given, Mapping):
+        yield path, given
+        return
+    for name, own in given.items():
+        yield (f"{path}.{name}.shards", own.get("shards")) if isinstance(own, Mapping) else (f"{path}.{name}", own)
 
 
 def _of_terms(raw: Mapping[str, Any], teachers: Mapping[str, tuple[str, Any]]) -> Iterator[Mistake]:

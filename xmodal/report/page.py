@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from xmodal.errors import RunError
+from xmodal.files import write_text
 from xmodal.report import numbers
 from xmodal.report.files import RunFiles, mapping, read_run
 from xmodal.report.gallery import read_gallery
@@ -37,10 +37,8 @@ def write_report(run: str | Path) -> Path:
     folder = Path(run)
     html = render(read_run(folder))
     path = folder / NAME
-    partial = path.with_name(f".{NAME}.partial")
     try:
-        partial.write_text(html, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, html)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path

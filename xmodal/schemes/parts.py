@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.adapters.encoder import Encoder, Features
+from xmodal.adapters.modes import in_eval_mode
 from xmodal.objective import Objective
 from xmodal.objective.presence import Presence
 from xmodal.objective.references import BATCH
@@ -20,22 +20,9 @@ from xmodal.train.batches import Batch, num_rows, take_fields
 def masks_of(part: Batch, models: Mapping[str, Encoder], objective: Objective) -> dict[str, Features]:
     """The taps of each model that are masks, and the fields that the objective asks for."""
     present, wanted = part.get("present", {}), objective.mask_taps()
-    with in_eval_mode(models[name] for name in wanted):
+    with in_eval_mode(*(models[name] for name in wanted)):
         masks = {name: features_of(models[name], part["views"][name], taps, present) for name, taps in wanted.items()}
     return {**masks, BATCH: take_fields(part, objective.fields())}
-
-
-@contextmanager
-def in_eval_mode(models: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, no BatchNorm learns and no Dropout draws; afterwards every module is in the mode that it was in."""
-    training = [module for model in models for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def presence_in(part: Batch, models: Mapping[str, Encoder], objective: Objective) -> Presence:

@@ -19,6 +19,7 @@ from xmodal.adapters.encoder import Encoder
 from xmodal.data import StreamSource, TrainStream, open_sources
 from xmodal.data.cache.recipe import open_cached
 from xmodal.data.mixing import mixes
+from xmodal.data.stream_sources import count_samples
 from xmodal.errors import Mistake, RecipeError, RunError
 from xmodal.objective import Objective
 from xmodal.recipe import Recipe, Spec, Train
@@ -48,7 +49,7 @@ class Parts:
     @property
     def num_samples(self) -> int:
         """Samples of the training data, over all sources."""
-        return sum(source.shards.num_samples for source in self.sources)
+        return count_samples(self.sources)
 
 
 def build_teachers(
@@ -113,7 +114,7 @@ def build_parts(
     :class:`RecipeError` with all that the dry run found.
     """
     sources = open_sources(recipe.data.train, recipe.data.text, label=recipe.data.label, features=recipe.data.features)
-    num_steps = count_steps(recipe.train, sum(source.shards.num_samples for source in sources))
+    num_steps = count_steps(recipe.train, count_samples(sources))
     teachers = build_teachers(recipe, given, sources)
     student = build_student(recipe, teachers, given)
     if before is not None and inherit(student, before[0]) == 0:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xmodal.errors import RunError
+from xmodal.files import PARTIAL
 
-_PARTIAL = ".partial"
 _NAME = re.compile(r"^stage-(\d+)-step-(\d+)$")
 
 
@@ -39,11 +39,11 @@ def save_checkpoint(folder: Path, place: Place, state: Mapping[str, Any], keep: 
     ``state`` is nested mappings and lists of tensors, numbers, strings and None. Nothing is visible under its final
     name before it is whole and on disk. Raises :class:`RunError` where the disk refuses; older checkpoints stay.
     """
-    target, partial = folder / place.name, folder / f".{place.name}{_PARTIAL}"
+    target, partial = folder / place.name, folder / f".{place.name}{PARTIAL}"
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(state, "", tensors)
     try:
-        for left in folder.glob(f".*{_PARTIAL}"):  # by runs that were killed, perhaps at steps that never come again
+        for left in folder.glob(f".*{PARTIAL}"):  # by runs that were killed, perhaps at steps that never come again
             shutil.rmtree(left)
         partial.mkdir(parents=True)
         save_file(tensors, partial / "state.safetensors")
@@ -110,7 +110,7 @@ def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
 def _remove(checkpoint: Path) -> None:
     """Remove a checkpoint so that, whenever the process is killed, no half of it passes for a whole one."""
     if checkpoint.exists():
-        going = checkpoint.with_name(f".{checkpoint.name}.old{_PARTIAL}")
+        going = checkpoint.with_name(f".{checkpoint.name}.old{PARTIAL}")
         checkpoint.rename(going)
         shutil.rmtree(going)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +11,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from xmodal.errors import RunError
+from xmodal.files import PARTIAL, write_text
 from xmodal.plain import read_yaml
 from xmodal.recipe import Recipe
 from xmodal.train.checkpoint import Place, list_checkpoints
 
 _LOCK = ".lock"
-_PARTIAL = ".partial"
 
 # Keys that change how fast or where a run goes, not what comes out of it.
 _MAY_CHANGE = {
@@ -93,13 +91,15 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {error}. Choose another --out.") from error
         try:
+            for left in self.path.glob(f".*{PARTIAL}"):  # by runs that were killed
+                left.unlink()
             yield
         finally:
             lock.release()
 
     def _entries(self) -> list[Path]:
         # a kill may leave a partial file, of a run that has begun or of one that has not
-        return [path for path in self.path.iterdir() if path.name != _LOCK and path.suffix != _PARTIAL]
+        return [path for path in self.path.iterdir() if path.name != _LOCK and path.suffix != PARTIAL]
 
     def _is_false_start(self) -> bool:
         if not self.recipe.is_file() or self.is_finished or self.latest() is not None:
@@ -131,18 +131,6 @@ class RunFolder:
                 + "\nResume with those it began with "
                 f"(they are in {self.recipe}), or start a new run in another --out."
             )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal.adapters.encoder import Encoder
+from xmodal.adapters.modes import in_eval_mode
 from xmodal.adapters.teachers.cached import CachedTeacher
 
 _WARMUP, _RUNS = 3, 15
@@ -40,14 +41,12 @@ def measure_latency(encoder: Encoder, view: Mapping[str, Tensor]) -> float:
     device = next(encoder.parameters()).device
     inputs = {name: tensor.to(device) for name, tensor in view.items()}
     taps = [f"{modality}.embedding" for modality in encoder.modalities if f"{modality}.embedding" in encoder.taps()]
-    was_training = encoder.training
-    encoder.eval()
     times = []
-    for _ in range(_WARMUP + _RUNS):
-        start = time.perf_counter()
-        encoder(inputs, taps)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    encoder.train(was_training)
+    with in_eval_mode(encoder):
+        for _ in range(_WARMUP + _RUNS):
+            start = time.perf_counter()
+            encoder(inputs, taps)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times[_WARMUP:])

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
+from xmodal.files import write_text
 from xmodal.train.checkpoint import Place
-from xmodal.train.folder import RunFolder, write_text
+from xmodal.train.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -11,10 +11,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from xmodal.errors import ZooError
+from xmodal.files import remove_partial, write_bytes
 from xmodal.transfer.addresses import cache_folder
 from xmodal.zoo.index import Entry, Index, parse_index
 from xmodal.zoo.location import Location
-from xmodal.zoo.reading import write_atomically
 from xmodal.zoo.targets import Placed, listed_files, refuse_taken, uses_folder
 
 
@@ -51,13 +51,13 @@ def _place(root: Path, index_file: Path, staged: Path, entry: Entry, overwrite: 
         aside = entry.model_copy(update={"base": f"students/{entry.name}.{secrets.token_hex(4)}.aside/"})
         _install(staged, root / aside.base)
         index = index.with_entry(aside)
-        write_atomically(index_file, index.to_json())
+        write_bytes(index_file, index.to_json())
         before |= listed_files(index)
     if final.exists():
         shutil.rmtree(final)
     _install(staged, final)
     index = index.with_entry(entry)
-    write_atomically(index_file, index.to_json())
+    write_bytes(index_file, index.to_json())
     for path in sorted(before - listed_files(index)):
         _remove(root, root / path)
     return entry, old is not None, len(index.entries)
@@ -65,8 +65,7 @@ def _place(root: Path, index_file: Path, staged: Path, entry: Entry, overwrite: 
 
 def _clean(index_file: Path, students: Path, name: str, index: Index) -> None:
     """Remove what a publication of ``name`` that was killed has left and no entry lists."""
-    for path in index_file.parent.glob(f".{index_file.name}.*.tmp"):
-        path.unlink()
+    remove_partial(index_file)
     ours = re.compile(rf"\.?{re.escape(name)}(\.[0-9a-f]{{8}}\.(aside|tmp))+")
     for path in students.iterdir() if students.is_dir() else ():
         if ours.fullmatch(path.name) and not uses_folder(index, f"students/{path.name}"):

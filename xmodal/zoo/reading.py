@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from xmodal.errors import ZooError
+from xmodal.files import write_bytes
 from xmodal.transfer.addresses import cache_folder, is_offline, is_remote
 from xmodal.transfer.download import fetch_bytes
 from xmodal.transfer.patience import USUAL, Patience
@@ -38,7 +38,8 @@ def read_index(index: IndexLocation = None, *, offline: bool | None = None, pati
     data = fetch_bytes(location.index, LARGEST_INDEX, patience)
     parsed = parse_index(data, location.index)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs the copy, not the answer
-        write_atomically(copy, data)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(copy, data)
     return parsed
 
 
@@ -57,19 +58,3 @@ def show(name: str, *, index: IndexLocation = None, offline: bool | None = None,
 def copy_of(location: Location) -> Path:
     """Where the copy of a remote index is kept."""
     return cache_folder() / "zoo" / "indexes" / f"{hashlib.sha256(location.index.encode()).hexdigest()[:16]}.json"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """``path`` holds the old contents or the new ones, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -32,7 +32,7 @@ def count(path, tensors, facts):
     if str(len(written)) == die_at and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     if str(len(written)) == die_at and when == "in the middle":
-        import xmodal.data.cache.files as files
+        import xmodal.files as files
         files.os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
     write(path, tensors, facts)
     written.append(path.name)
