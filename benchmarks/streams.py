@@ -36,6 +36,7 @@ from stream_teacher import cached_step
 PARTS = ("throughput", "beginning", "plan", "teacher")
 PACKAGES = ("webdataset", "open_clip_torch", "litdata", "pillow", "simplejpeg", "torch", "torchvision")
 SHARDS = 16
+WARM_UP = 3  # batches of each worker before the clock starts
 DECODERS = {"same decoder": True, "own decoder": False}
 
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--batches", type=int, default=2, help="of each worker that a round times")
+    parser.add_argument("--batches", type=int, default=8, help="of each worker that a round times")
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--many-shards", type=int, default=1000, help="for the first batch of many shards")
     parser.add_argument("--pairs", type=int, default=200, help="of steps with a cached teacher and without one")
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(scratch)
         if "throughput" in options.only:
             write_shards(folder / "photos", options.pictures, SHARDS)
-            timed = (2 + options.batches) * max(1, *options.workers) * options.batch_size
+            timed = (WARM_UP + options.batches) * max(1, *options.workers) * options.batch_size
             optimize_for_litdata(folder / "photos", copies=-(-timed // options.pictures))
             result["throughput"] = throughput(
                 folder / "photos", options.workers, options.batch_size, options.batches, options.rounds
@@ -117,10 +118,10 @@ def throughput(
 
 
 def rate(case: Case, folder: Path, batch_size: int, workers: int, same: bool, batches: int) -> float:
-    """Pictures a second once every worker has begun its second batch; none lies ready, since each is taken at once."""
+    """Pictures a second, over so many batches that those made before the clock started weigh little."""
     loader = case(folder, batch_size, workers, same)
     processes = max(1, workers)
-    for _ in range(processes + 1):
+    for _ in range(WARM_UP * processes):
         next(loader)
     start = time.perf_counter()
     for _ in range(batches * processes):
