@@ -33,8 +33,6 @@ def decode_features(members: Mapping[str, bytes], wanted: Mapping[str, str]) -> 
 
 
 def _tensor(members: Mapping[str, bytes], place: str) -> Tensor:
-    import torch
-
     member, _, inner = place.partition(":")
     if member not in members:
         raise MemberError(f"has no features {member!r}, only {listed(members)}")
@@ -50,7 +48,8 @@ def _tensor(members: Mapping[str, bytes], place: str) -> Tensor:
         raise
     except Exception as error:  # both libraries raise many types for broken bytes
         raise MemberError(f"features {place!r} cannot be read: {error or type(error).__name__}") from error
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    # of some types of 8 bits torch cannot tell
+    if tensor.is_floating_point() and not bool((tensor if tensor.itemsize > 1 else tensor.float()).isfinite().all()):
         raise MemberError(f"features {place!r} hold a number that is not finite")
     return tensor
 
@@ -69,21 +68,22 @@ def _from_numpy(data: bytes, kind: str, inner: str, place: str) -> Tensor:
             data = archive.read(info)
     elif inner:
         raise MemberError(f"features {place!r}: a .npy holds one array, without a name")
-    array: NDArray[Any] = _array(data, place)
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        if array.size and array.max() > np.iinfo(np.int64).max:
-            raise MemberError(f"features {place!r} hold a number beyond int64")
-        array = array.astype(np.int64)
+    array = _signed(_array(data, place), place)
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=False))
+
+
+def _signed(array: NDArray[Any], place: str) -> NDArray[Any]:
+    """Large unsigned integers as int64, for few of torch's operations take them."""
+    if array.dtype.kind != "u" or array.dtype.itemsize == 1:
+        return array
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise MemberError(f"features {place!r} hold a number beyond int64")
+    return array.astype(np.int64)
 
 
 def _array(data: bytes, place: str) -> NDArray[Any]:
     file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-    if header is None:
-        raise MemberError(f"features {place!r}: a .npy of version {version} is not read")
-    shape, _, dtype = header(file)
+    shape, _, dtype = npy_header(file, f"features {place!r}")
     size = int(np.prod(shape, dtype=np.float64)) if shape else 1
     if dtype.kind not in _KINDS or dtype.itemsize > 8:
         raise MemberError(f"features {place!r} are {dtype}, not numbers; pickled objects are never loaded")
@@ -94,13 +94,28 @@ def _array(data: bytes, place: str) -> NDArray[Any]:
     return array
 
 
+def npy_header(file: io.BytesIO, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the first axis is the fastest, and dtype of a ``.npy``; the file is left where its values begin.
+
+    Raises :class:`MemberError` for a version that plain arrays never have, ValueError for what is no ``.npy``.
+    """
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:  # 3.0 is for names of structured types
+        raise MemberError(f"{what}: a .npy of version {version} is not read")
+    return readers[version](file)
+
+
 def _from_safetensors(data: bytes, inner: str, place: str) -> Tensor:
+    import torch
     from safetensors.torch import load
 
     tensors = load(data)
     tensor = tensors[_one_of(list(tensors), inner, place)]
     if tensor.is_complex():
         raise MemberError(f"features {place!r} are complex, not real numbers")
+    if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return torch.from_numpy(_signed(tensor.numpy(), place))
     return tensor
 
 

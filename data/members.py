@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from xmodal.errors import DataError
 
@@ -36,7 +36,12 @@ def the_member(members: Collection[str], extensions: Collection[str], what: str)
     return found[0]
 
 
-def listed(names: Collection[str]) -> str:
-    """At most eight of some names, for a message."""
-    shown = list(names)[:8]
-    return ", ".join(shown) + (" …" if len(names) > len(shown) else "") if shown else "nothing"
+def listed(names: Iterable[str]) -> str:
+    """At most eight of some names, for a message.
+
+    >>> listed("abcdefghij"), listed("ab"), listed([])
+    ('a, b, c, d, e, f, g, h, … (10 in all)', 'a, b', 'nothing')
+    """
+    names = list(names)
+    more = f", … ({len(names)} in all)" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more if names else "nothing"

@@ -62,12 +62,15 @@ def strength_of(name: str, magnitude: int, size: tuple[int, int], *, wide: bool 
     return share * (0.99 if wide else 0.9)  # brightness, color, contrast, sharpness
 
 
-def change(image: Image.Image, name: str, strength: float) -> Image.Image:
-    """One of :data:`CHANGES`; ``strength`` in its own unit: pixels, degrees, bits, a level, a share."""
+def change(image: Image.Image, name: str, strength: float, fill: tuple[int, int, int] | None = None) -> Image.Image:
+    """One of :data:`CHANGES`; ``strength`` in its own unit: pixels, degrees, bits, a level, a share.
+
+    ``fill`` is what a turn or a shift lays bare; by default the mean colour of the picture's corners.
+    """
     from torchvision.transforms.v2 import functional
 
-    fill = list(corner_color(image))
-    still: dict[str, Any] = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "fill": fill}
+    bare = list(corner_color(image) if fill is None else fill)
+    still: dict[str, Any] = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "fill": bare}
     degrees = math.degrees(math.atan(strength))
     changes: dict[str, Callable[[], Any]] = {
         "identity": lambda: image,
@@ -75,7 +78,7 @@ def change(image: Image.Image, name: str, strength: float) -> Image.Image:
         "shear_y": lambda: functional.affine(image, **{**still, "shear": [0.0, degrees], "center": [0, 0]}),
         "translate_x": lambda: functional.affine(image, **{**still, "translate": [int(strength), 0]}),
         "translate_y": lambda: functional.affine(image, **{**still, "translate": [0, int(strength)]}),
-        "rotate": lambda: functional.rotate(image, strength, fill=fill),
+        "rotate": lambda: functional.rotate(image, strength, fill=bare),
         "brightness": lambda: functional.adjust_brightness(image, 1 + strength),
         "color": lambda: functional.adjust_saturation(image, 1 + strength),
         "contrast": lambda: functional.adjust_contrast(image, 1 + strength),

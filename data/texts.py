@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xmodal.data.hashing import stable_hash
@@ -61,8 +61,13 @@ def text_at(members: Mapping[str, bytes], text: str, *, key: str, view: int, see
         raise MemberError(f"text {text!r} is {type(value).__name__}, not a string or a list of strings with an entry")
     if not value.strip():
         raise MemberError(f"text {text!r} is empty")
+    return tidy(value, f"text {text!r}")
+
+
+def tidy(value: str, what: str) -> str:
+    """A string of JSON without outer white space. Raises :class:`MemberError` for half a surrogate pair in it."""
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise MemberError(f"text {text!r} has half a surrogate pair, which no tokenizer reads")
+        raise MemberError(f"{what} has half a surrogate pair, which no tokenizer reads")
     return value.strip()
 
 
@@ -88,14 +93,21 @@ def _found(members: Mapping[str, bytes], path: str, what: str) -> tuple[str, lis
     return found
 
 
-def _inside(data: bytes, pieces: list[str], path: str, what: str) -> Any:
-    value = decode_json(data)
+def _inside(data: bytes, pieces: Sequence[str], path: str, what: str) -> Any:
+    value, missing = follow(decode_json(data), pieces)
+    if missing is not None:
+        has = f"; it has {listed(value)}" if isinstance(value, dict) else ""
+        raise MemberError(f"{what} {path!r}: there is no {missing!r}{has}")
+    return value
+
+
+def follow(value: Any, pieces: Sequence[str]) -> tuple[Any, str | None]:
+    """What a path leads to in a JSON value, and None; or as far as it leads, and the key or number missing there."""
     for piece in pieces:
         if isinstance(value, dict) and piece in value:
             value = value[piece]
         elif isinstance(value, list) and piece.isdecimal() and int(piece) < len(value):
             value = value[int(piece)]
         else:
-            has = f"; it has {listed(value)}" if isinstance(value, dict) else ""
-            raise MemberError(f"{what} {path!r}: there is no {piece!r}{has}")
-    return value
+            return value, piece
+    return value, None

@@ -25,7 +25,7 @@ class CachedPreprocess:
         lookup: Lookup,
         fields: Sequence[str],
         shapes: Mapping[str, Sequence[int]],
-        modalities: Sequence[str] = (),
+        modalities: Sequence[str],
     ) -> None:
         self.lookup, self.fields, self.shapes = lookup, tuple(fields), dict(shapes)
         self.modalities = tuple(modalities)
@@ -43,7 +43,7 @@ class CachedPreprocess:
 
     def _refuse_gap(self, tap: str, sample: Sample) -> None:
         """A sample without a tap stands for nothing, unless it has what the tap is of: then zeros would be learnt."""
-        needed = modalities_of(tap, self.modalities or self.fields)
+        needed = modalities_of(tap, self.modalities)
         if needed and all(field in sample and not _is_blank(field, sample[field]) for field in needed):
             raise DataError(
                 f"Sample {sample['key']!r} of shard {sample['shard']} has {' and '.join(needed)}, but its "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xmodal.data.cache.job import Job
+from xmodal.data.cache.job import Job, by_job, units_of
 from xmodal.data.cache.lookup import find_teacher
 from xmodal.data.cache.places import Places
 from xmodal.data.cache.shard import Request
@@ -36,17 +36,13 @@ def check(
 
     Raises :class:`~xmodal.errors.DataError` where there is no cache of a job's teacher at all.
     """
-    units = [(number, shard) for number, job in enumerate(jobs) for shard in range(len(job.shards.paths))]
-    units = units[part[0] :: part[1]]
+    units = units_of(jobs, part)
     findings: list[Finding] = []
     done = 0
-    for at, job in enumerate(jobs):
-        own = [shard for owner, shard in units if owner == at]
-        if not own:
-            continue
+    for job, own in by_job(jobs, units):
         places = Places(job.shards, job.out)
         request = job.request(find_teacher(places.folders(), job.teacher, "Run the same command without --check."))
-        for number in own:
+        for _, number in own:
             if request.taps and (finding := _look(request, number)) is not None:
                 findings.append(finding)
             done += 1
@@ -65,10 +61,8 @@ def _look(request: Request, number: int) -> Finding | None:
 
 
 def _stale(sidecar: Sidecar, request: Request, number: int) -> tuple[str, str] | None:
-    shards = request.places.shards
-    shard = Path(shards.paths[number])
-    start, count = sum(shards.counts[:number]), shards.counts[number]
-    keys = [shards.key(row) for row in range(start, start + count)]
+    shard = Path(request.places.shards.paths[number])
+    keys = request.keys(number)
     same = sidecar.facts["shard"]["keys"] == digest_keys(keys)
     if not same or not bool((sidecar.tensors[KEYS] == hash_keys(keys, str(shard))).all()):
         return "stale", f"{sidecar.path} is stale: its keys are not those of {shard}."

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from xmodal.data.reading import Reading
@@ -136,7 +136,7 @@ class Wanted:
     samples: int
     size: int
     sha256: str | None = None
-    views: int = field(default=1)
+    views: int = 1
     exact: bool = False
 
 
@@ -184,16 +184,6 @@ def modalities_of(tap: str, modalities: Collection[str]) -> tuple[str, ...]:
     """What a tap is computed from: the modality at its head, or all of the model's."""
     head = tap.partition(".")[0]
     return (head,) if head in modalities else tuple(modalities)
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few of many names.
-
-    >>> listed("abcdefghij")
-    'a, b, c, d, e, … (10 in all)'
-    """
-    names = list(names)
-    return ", ".join(names[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")
 
 
 def _show(value: Any) -> str:

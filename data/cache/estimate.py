@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xmodal.data.cache.job import Job
+from xmodal.data.cache.job import Job, by_job, units_of
 from xmodal.data.cache.shard import ShardRun, describe_teacher
 from xmodal.data.cache.sidecar import inspect
 
@@ -37,19 +37,15 @@ def estimate(jobs: Sequence[Job], part: tuple[int, int] = (0, 1)) -> list[Estima
 
     Sequences are taken to be as long as the longest of that batch; a shard's longest may be longer.
     """
-    units = [(number, shard) for number, job in enumerate(jobs) for shard in range(len(job.shards.paths))]
-    units = units[part[0] :: part[1]]
     found = []
-    for number, job in enumerate(jobs):
-        own = [shard for at, shard in units if at == number]
-        if not own:
-            continue
+    for job, units in by_job(jobs, units_of(jobs, part)):
+        own = [shard for _, shard in units]
         teacher = job.make_teacher()
         request = job.request(describe_teacher(teacher, job.teacher))
         if not request.taps:
             continue
         left = [shard for shard in own if inspect(request.sidecar(shard), request.wanted(shard))[1] is not None]
-        size, seconds = ShardRun(teacher, request, (left or own)[0], lambda count: None).measure()
+        size, seconds = ShardRun(teacher, request, (left or own)[0]).measure()
         counts = job.shards.counts
         samples, missing = sum(counts[shard] for shard in own), sum(counts[shard] for shard in left)
         found.append(Estimate(teacher.name, request.taps, samples, missing, size, seconds))

@@ -8,26 +8,25 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from xmodal.adapters.encoder import Encoder
 from xmodal.data.cache.contract import Contract, TopK, refuse_mixing, settings_of
-from xmodal.data.cache.lock import PATIENCE, Busy
+from xmodal.data.cache.lock import Busy
 from xmodal.data.cache.places import Places, manifest_path
 from xmodal.data.cache.shard import Request, cache_shard, describe_teacher, stored_taps
+from xmodal.data.cache.sidecar import FORMAT, VERSION
 from xmodal.data.cache.taps import parent_of_top
 from xmodal.data.reading import Reading
 from xmodal.data.shards import ShardSet
 from xmodal.errors import DataError, XmodalError
-from xmodal.files import write_whole
+from xmodal.files import write_text
 
 _POLL = 0.5
 """Seconds between two looks at shards that others are writing."""
@@ -53,7 +52,6 @@ class Job:
     device: str = "auto"
     replace: bool = False
     seed: int = 0
-    patience: float = PATIENCE
 
     def make_teacher(self, worker: int = 0) -> Encoder:
         """The real teacher, on its device."""
@@ -75,7 +73,7 @@ class Job:
             raise DataError(f"{tops[0]} is of the likeliest classes: say how many are to be kept, such as --top-k 64.")
         refuse_mixing(contract)
         places = Places(self.shards, self.out)
-        return Request(contract, taps, places, self.reading, self.batch_size, self.replace, self.patience)
+        return Request(contract, taps, places, self.reading, self.batch_size, self.replace)
 
 
 Unit = tuple[int, int]
@@ -84,7 +82,7 @@ Unit = tuple[int, int]
 
 @dataclass
 class Done:
-    """What became of the shards: unit → ``written`` or ``finished``, the latter where a sound sidecar was there."""
+    """What became of the shards: unit → ``written``, ``finished`` (it was there already) or ``nothing`` to store."""
 
     units: dict[Unit, str] = field(default_factory=dict)
 
@@ -107,9 +105,7 @@ def cache(
 
     Raises :class:`DataError` at the first shard that cannot be cached.
     """
-    units = [(job, shard) for job, each in enumerate(jobs) for shard in range(len(each.shards.paths))][
-        part[0] :: part[1]
-    ]
+    units = units_of(jobs, part)
     done = Done()
 
     def note(kind: Literal["samples", "shard", "waiting"], unit: Unit, value: Any) -> None:
@@ -125,6 +121,20 @@ def cache(
     else:
         _pool(jobs, units, min(workers, max(1, len(units))), note)
     return done
+
+
+def units_of(jobs: Sequence[Job], part: tuple[int, int] = (0, 1)) -> list[Unit]:
+    """Every n-th shard of all jobs from the i-th on, for a ``part`` (i, n)."""
+    units = [(number, shard) for number, job in enumerate(jobs) for shard in range(len(job.shards.paths))]
+    return units[part[0] :: part[1]]
+
+
+def by_job(jobs: Sequence[Job], units: Iterable[Unit]) -> list[tuple[Job, list[Unit]]]:
+    """The jobs that have any of the units, each with its own."""
+    own: dict[int, list[Unit]] = {}
+    for unit in units:
+        own.setdefault(unit[0], []).append(unit)
+    return [(jobs[number], own[number]) for number in sorted(own)]
 
 
 def part_of_launcher() -> tuple[int, int]:
@@ -145,10 +155,7 @@ def choose(device: str, worker: int = 0) -> torch.device:
 
 def _work(jobs: Sequence[Job], units: Sequence[Unit], report: Report, worker: int = 0, workers: int = 1) -> None:
     """All units, beginning at this worker's own share, until each is done by somebody."""
-    for number, job in enumerate(jobs):
-        own = [unit for unit in units if unit[0] == number]
-        if not own:
-            continue
+    for job, own in by_job(jobs, units):
         teacher = job.make_teacher(worker)
         request = job.request(describe_teacher(teacher, job.teacher))
         if not request.taps:
@@ -177,22 +184,19 @@ def _try(teacher: Encoder, request: Request, unit: Unit, report: Report) -> bool
 
 def _write_manifests(request: Request) -> None:
     """Who the teacher is, for runs that do not load it; the same bytes from every process."""
-    text = json.dumps({"format": "xmodal-teacher-cache", "version": 1, **request.contract.to_dict()}, indent=1)
+    facts = {"format": FORMAT, "version": VERSION, **request.contract.to_dict()}
+    text = json.dumps(facts, indent=1) + "\n"
     for folder in request.places.folders():
         path = manifest_path(folder, request.contract.identity)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists() or path.read_text(encoding="utf-8") != text + "\n":
-                write_whole(path, partial(_write_text, text + "\n"))
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                write_text(path, text)
         except OSError as error:
             raise DataError(
                 f"The cache cannot be written to {folder}: {error.strerror}. Give it another folder: --out DIR, and "
                 "cached: DIR in the recipe."
             ) from error
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _pool(jobs: Sequence[Job], units: Sequence[Unit], workers: int, report: Report) -> None:

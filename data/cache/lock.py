@@ -30,12 +30,13 @@ class Lock:
     """Hold ``path`` while inside; raises :class:`Busy` where another process does.
 
     The file is created by ``O_EXCL``, which one process alone can do, on network file systems too. It names its owner;
-    a thread touches it every :data:`BEAT` seconds. An owner that is dead on this machine, or silent for ``patience``
-    seconds, has lost it. Should two hold it all the same, after a long sleep say, both write the same whole file.
+    a thread touches it every :data:`BEAT` seconds. An owner that is dead on this machine, or silent for
+    :data:`PATIENCE` seconds, has lost it. Should two hold it all the same, after a long sleep say, both write the same
+    whole file.
     """
 
-    def __init__(self, path: Path, *, patience: float = PATIENCE, beat: float = BEAT) -> None:
-        self.path, self.patience, self.beat = path, patience, beat
+    def __init__(self, path: Path, *, beat: float = BEAT) -> None:
+        self.path, self.beat = path, beat
         self._token = uuid.uuid4().hex
         self._released = threading.Event()
 
@@ -88,7 +89,7 @@ class Lock:
         if owner.get("host") == this_host() and isinstance(owner.get("pid"), int) and not _is_alive(owner["pid"]):
             return True
         try:
-            return _now_there(path.parent) - path.stat().st_mtime > self.patience
+            return _now_there(path.parent) - path.stat().st_mtime > PATIENCE
         except OSError:
             return False  # gone: the next attempt will see
 

@@ -6,17 +6,17 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from xmodal.data.cache.contract import Contract, listed
+from xmodal.data.cache.contract import Contract
 from xmodal.data.cache.origin import full_spec, origin_of, same_origin
 from xmodal.data.cache.places import manifest_path
 from xmodal.data.cache.shard import Request
 from xmodal.data.cache.sidecar import Problem, Sidecar, Unusable
+from xmodal.data.members import listed
 from xmodal.errors import DataError
 
 _MAX_OPEN = 256
@@ -62,25 +62,19 @@ def _spec(spec: Mapping[str, Any]) -> str:
     return "{" + ", ".join(f"{name}: {value}" for name, value in spec.items() if value is not None) + "}"
 
 
-@dataclass(frozen=True)
-class Part:
-    """The shards of one source of a stream; ``request`` is what their sidecars must be, its taps those they have."""
-
-    request: Request
-
-    def check_presence(self, mend: str) -> None:
-        """Raises :class:`DataError` that says which sidecars are missing, one listing a folder."""
-        places, identity = self.request.places, self.request.contract.identity
-        if not self.request.taps:
-            return
-        there = {folder: _names_in(folder) for folder in places.folders()}
-        paths = [self.request.sidecar(number) for number in range(len(places.shards.paths))]
-        missing = [path for path in paths if path.name not in there[path.parent]]
-        if missing:
-            raise DataError(
-                f"The cache of {self.request.contract.teacher['name']} ({identity}) is not whole: {missing[0]} is "
-                f"missing, one of {len(missing)} missing of {len(paths)}. {mend}"
-            )
+def check_presence(request: Request, mend: str) -> None:
+    """Raises :class:`DataError` that says which sidecars of a source are missing, by one listing a folder."""
+    if not request.taps:
+        return
+    there = {folder: _names_in(folder) for folder in request.places.folders()}
+    paths = [request.sidecar(number) for number in range(len(request.places.shards.paths))]
+    missing = [path for path in paths if path.name not in there[path.parent]]
+    if missing:
+        contract = request.contract
+        raise DataError(
+            f"The cache of {contract.teacher['name']} ({contract.identity}) is not whole: {missing[0]} is "
+            f"missing, one of {len(missing)} missing of {len(paths)}. {mend}"
+        )
 
 
 def _names_in(folder: Path) -> set[str]:
@@ -91,19 +85,22 @@ def _names_in(folder: Path) -> set[str]:
 
 
 class Lookup:
-    """Rows of a cache by (shard, key, view). Cheap to pickle; sidecars are opened when first read, a few kept open."""
+    """Rows of a cache by (shard, key, view). Cheap to pickle; sidecars are opened when first read, a few kept open.
 
-    def __init__(self, parts: Sequence[Part], taps: Sequence[str], mend: str) -> None:
-        self.parts, self.taps, self.mend = tuple(parts), tuple(taps), mend
-        self._places: dict[str, tuple[int, int]] = {}
-        for number, part in enumerate(self.parts):
-            for shard, name in enumerate(part.request.places.shards.names):
+    ``requests`` say what the sidecars of each source must be; a source without what the teacher reads has no taps.
+    """
+
+    def __init__(self, requests: Sequence[Request], taps: Sequence[str], mend: str) -> None:
+        self.requests, self.taps, self.mend = tuple(requests), tuple(taps), mend
+        self._places: dict[str, tuple[Request, int]] = {}
+        for request in self.requests:
+            for number, name in enumerate(request.places.shards.names):
                 if name in self._places:
                     raise DataError(
                         f"Two sources have a shard called {name}. Cached features are found by the shard's name and "
                         "the sample's key, so their shards need names of their own: rename one."
                     )
-                self._places[name] = (number, shard)
+                self._places[name] = (request, number)
         self._forget()
 
     def __call__(self, shard: str, key: str, view: int) -> dict[str, Tensor]:
@@ -113,9 +110,8 @@ class Lookup:
         """
         if shard not in self._places:
             raise DataError(f"Shard {shard} is none of those whose features were looked up at the start. {self.mend}")
-        number, _ = self._places[shard]
-        taps = self.parts[number].request.taps
-        if not taps:
+        request, _ = self._places[shard]
+        if not request.taps:
             return {}
         sidecar = self._open(shard)
         row = sidecar.row_of(key)
@@ -130,16 +126,15 @@ class Lookup:
         return {
             tap: sidecar.tensors[tap][row, view if sidecar.taps[tap]["varies"] else 0]
             for tap in self.taps
-            if tap in taps
+            if tap in request.taps
         }
 
     def first(self) -> Sidecar:
         """A sidecar that holds all taps that any does, to learn their shapes from."""
-        numbers = [number for number, part in enumerate(self.parts) if part.request.taps]
-        if not numbers:
+        best = max(self.requests, key=lambda request: len(request.taps), default=None)
+        if best is None or not best.taps:
             raise DataError(f"No source of the training data has what this teacher reads. {self.mend}")
-        best = max(numbers, key=lambda number: len(self.parts[number].request.taps))
-        return self._open(self.parts[best].request.places.shards.names[0])
+        return self._open(best.places.shards.names[0])
 
     def _open(self, shard: str) -> Sidecar:
         if self._pid != os.getpid():
@@ -147,11 +142,10 @@ class Lookup:
         if shard in self._opened:
             self._opened.move_to_end(shard)
             return self._opened[shard]
-        number, at = self._places[shard]
-        request = self.parts[number].request
+        request, number = self._places[shard]
         try:
-            sidecar = Sidecar(request.sidecar(at))
-            problem = sidecar.problem(request.wanted(at))
+            sidecar = Sidecar(request.sidecar(number))
+            problem = sidecar.problem(request.wanted(number))
         except Unusable as error:
             raise DataError(f"{error.problem.text} {self._mending(error.problem)}") from error
         if problem is not None:
@@ -179,7 +173,7 @@ class Lookup:
         self._opened: OrderedDict[str, Sidecar] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "taps": self.taps, "mend": self.mend}
+        return {"requests": self.requests, "taps": self.taps, "mend": self.mend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xmodal.data.cache.contract import Contract, refuse_mixing, settings_of
 from xmodal.data.cache.job import Job
-from xmodal.data.cache.lookup import Lookup, Part, find_teacher
+from xmodal.data.cache.lookup import Lookup, check_presence, find_teacher
 from xmodal.data.cache.places import Places
 from xmodal.data.cache.shard import Request, stored_as, stored_taps
 from xmodal.data.reading import Reading
@@ -98,13 +98,13 @@ def open_cached(recipe: Recipe, name: str, sources: Sequence[StreamSource]) -> C
     asked = taps_asked(recipe)[name]
     reading = reading_of(recipe)
     settings = settings_of(reading)
-    parts = []
+    requests = []
     for source, place in zip(sources, places, strict=True):
         contract = Contract(teacher, settings, source.text)
         refuse_mixing(contract)
-        parts.append(Part(Request(contract, stored_taps(asked, teacher, source.fields), place, reading)))
-        parts[-1].check_presence(mend)
-    lookup = Lookup(parts, stored_taps(asked, teacher, frozenset()), mend)
+        requests.append(Request(contract, stored_taps(asked, teacher, source.fields), place, reading))
+        check_presence(requests[-1], mend)
+    lookup = Lookup(requests, stored_taps(asked, teacher, frozenset()), mend)
     return CachedTeacher(spec.model_dump(mode="json"), teacher, lookup, {tap: stored_as(tap, teacher) for tap in asked})
 
 

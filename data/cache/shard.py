@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xmodal.adapters.encoder import Encoder
 from xmodal.data.cache.contract import Contract, Wanted, modalities_of
-from xmodal.data.cache.lock import PATIENCE, Busy, Lock
+from xmodal.data.cache.lock import Busy, Lock
 from xmodal.data.cache.origin import full_spec, origin_of
 from xmodal.data.cache.places import Places, lock_path
 from xmodal.data.cache.rows import Rows
@@ -46,7 +46,6 @@ class Request:
     reading: Reading
     batch_size: int = 64
     replace: bool = False
-    patience: float = PATIENCE
 
     @cached_property
     def _recorded(self) -> dict[str, str | None]:
@@ -67,14 +66,24 @@ class Request:
     def sidecar(self, number: int) -> Path:
         return self.places.sidecar(number, self.contract.identity)
 
+    def rows(self, number: int) -> range:
+        """The samples of shard ``number``, counted over all shards."""
+        counts = self.places.shards.counts
+        start = sum(counts[:number])
+        return range(start, start + counts[number])
+
+    def keys(self, number: int) -> list[str]:
+        """The keys of shard ``number``, in its order."""
+        return [self.places.shards.key(row) for row in self.rows(number)]
+
 
 def describe_teacher(teacher: Encoder, spec: Mapping[str, Any]) -> dict[str, Any]:
     """All that a run needs to know of a teacher that it does not load."""
-    shown = repr(teacher.preprocess)
+    shown, full = repr(teacher.preprocess), full_spec(spec)
     return {
         "identity": teacher.identity(),
-        "spec": full_spec(spec),
-        "origin": origin_of(full_spec(spec)),
+        "spec": full,
+        "origin": origin_of(full),
         "name": teacher.name,
         "modalities": list(teacher.modalities),
         "fields": list(teacher.preprocess.fields),
@@ -109,7 +118,7 @@ def stored_taps(asked: Sequence[str], teacher: Mapping[str, Any], fields: frozen
 
 
 def cache_shard(
-    teacher: Encoder, request: Request, number: int, on_samples: Callable[[int], None] | None = None
+    teacher: Encoder, request: Request, number: int, on_samples: Callable[[int], object] = lambda count: None
 ) -> Status:
     """Write the sidecar of shard ``number``, unless a sound one is there.
 
@@ -121,11 +130,11 @@ def cache_shard(
     _, problem = inspect(path, wanted)
     if problem is None:
         if lock_path(path).exists():  # its owner died after the last thing it had to do, or is about to give it back
-            with contextlib.suppress(Busy), Lock(lock_path(path), patience=request.patience):
+            with contextlib.suppress(Busy), Lock(lock_path(path)):
                 pass
         return "finished"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Lock(lock_path(path), patience=request.patience):
+    with Lock(lock_path(path)):
         sidecar, problem = inspect(path, wanted)  # it may have been finished in between
         if problem is None:
             return "finished"
@@ -135,7 +144,7 @@ def cache_shard(
             )
         remove_partial(path)
         keep = sidecar if problem.kind in ("taps", "views") else None
-        tensors, facts = ShardRun(teacher, _grown(request, keep), number, on_samples or (lambda count: None)).run()
+        tensors, facts = ShardRun(teacher, _grown(request, keep), number, on_samples).run()
         write_sidecar(path, tensors, facts)
         _, problem = inspect(path, wanted)
         if problem is not None:
@@ -167,7 +176,7 @@ class ShardRun:
     teacher: Encoder
     request: Request
     number: int
-    on_samples: Callable[[int], None]
+    on_samples: Callable[[int], object] = lambda count: None
     text_varies: bool = False
     wide: set[str] = field(default_factory=set)
     bad: dict[str, str] = field(default_factory=dict)
@@ -183,16 +192,12 @@ class ShardRun:
     def _run(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         shards, wanted = self.request.places.shards, self.request.wanted(self.number)
         written = changed_at(wanted.shard)  # before it is read: what is written meanwhile is seen to be newer
-        start, count = sum(shards.counts[: self.number]), shards.counts[self.number]
-        keys = [shards.key(start + row) for row in range(count)]
+        keys, places = self.request.keys(self.number), self.request.rows(self.number)
         hashes = hash_keys(keys, wanted.shard)
-        varying = {tap: self._varies(tap) for tap in self.request.taps}
-        rows = Rows(self.teacher, self.request.taps, self.request.contract.top_k, wanted.shard, self.wide)
+        rows, varying = self._new_rows()
         self.bad = {}
-        for first in range(0, count, self.request.batch_size):
-            raws = [
-                shards.read(row) for row in range(start + first, start + min(first + self.request.batch_size, count))
-            ]
+        for first in range(0, len(places), self.request.batch_size):
+            raws = [shards.read(place) for place in places[first : first + self.request.batch_size]]
             self._add(rows, raws, varying)
             if first + len(raws) > self.done:  # a second pass says nothing twice
                 self.on_samples(first + len(raws) - max(self.done, first))
@@ -206,22 +211,25 @@ class ShardRun:
 
     def measure(self) -> tuple[float, float]:
         """Bytes and seconds that a sample takes, by the first batch of the shard, run twice."""
-        shards, start = self.request.places.shards, sum(self.request.places.shards.counts[: self.number])
-        count = min(self.request.batch_size, shards.counts[self.number])
+        shards, places = self.request.places.shards, self.request.rows(self.number)[: self.request.batch_size]
         best = float("inf")
         rounds = 0
         while rounds < 2:
             before = time.perf_counter()
             try:
-                varying = {tap: self._varies(tap) for tap in self.request.taps}
-                top_k, shard = self.request.contract.top_k, self.request.wanted(self.number).shard
-                rows = Rows(self.teacher, self.request.taps, top_k, shard, self.wide)
-                self._add(rows, [shards.read(row) for row in range(start, start + count)], varying)
+                rows, varying = self._new_rows()
+                self._add(rows, [shards.read(place) for place in places], varying)
             except _Again:
                 continue
             best, rounds = min(best, time.perf_counter() - before), rounds + 1
         stored = sum(tensor.numel() * tensor.element_size() for tensor in rows.tensors().values())
-        return stored / count + _KEY_BYTES, best / count
+        return stored / len(places) + _KEY_BYTES, best / len(places)
+
+    def _new_rows(self) -> tuple[Rows, dict[str, bool]]:
+        """Rows to gather features in, and which taps differ from view to view."""
+        taps, shard = self.request.taps, self.request.places.shards.paths[self.number]
+        rows = Rows(self.teacher, taps, self.request.contract.top_k, shard, self.wide)
+        return rows, {tap: self._varies(tap) for tap in taps}
 
     def _add(self, rows: Rows, raws: Sequence[RawSample], varying: Mapping[str, bool]) -> None:
         views = (self.request.contract.views or 1) if any(varying.values()) else 1

@@ -13,10 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from xmodal.data.cache.contract import Contract, Wanted, listed
+from xmodal.data.cache.contract import Contract, Wanted
 from xmodal.data.cache.taps import parent_of_top
 from xmodal.data.cache.written_from import compare
 from xmodal.data.hashing import stable_hash
+from xmodal.data.members import listed
 from xmodal.errors import DataError
 from xmodal.files import write_whole
 

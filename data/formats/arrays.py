@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xmodal.data.members import MemberError
+from xmodal.data.features import npy_header
+from xmodal.data.members import MemberError, listed
 
 MAX_BYTES = 2**26
 """Arrays of one member that take more, unpacked, are refused: 64 MiB. DataCompDR's take 0.2 MB."""
@@ -51,11 +52,7 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 def _npy(name: str, content: bytes) -> Array:
     file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:  # 3.0 is for names of structured types
-        raise MemberError(f".npz: {name} is of npy version {version}, which plain arrays never are")
-    shape, fortran, dtype = readers[version](file)
+    shape, fortran, dtype = npy_header(file, f".npz: {name}")
     if dtype.hasobject or dtype.kind != "f":
         raise MemberError(f".npz: {name} holds {dtype}, not floating-point numbers; objects are never unpickled")
     count = math.prod(shape)
@@ -113,6 +110,4 @@ def _tensor(name: str, value: Any, limit: int) -> Array:
 def _need(names: tuple[str, ...], found: Any, what: str) -> None:
     missing = [name for name in names if name not in found]
     if missing:
-        raise MemberError(
-            f"{what} has no {', '.join(missing)}, only {', '.join(map(str, list(found)[:8])) or 'nothing'}"
-        )
+        raise MemberError(f"{what} has no {', '.join(missing)}, only {listed([str(name) for name in found])}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from xmodal.data.members import MemberError
-from xmodal.data.texts import decode_json, decode_text, split_path
+from xmodal.data.texts import decode_json, decode_text, follow, split_path, tidy
 
 
 def captions_of(members: Mapping[str, bytes], text: str) -> tuple[str, ...]:
@@ -25,15 +25,10 @@ def captions_of(members: Mapping[str, bytes], text: str) -> tuple[str, ...]:
     if not inner:
         given = decode_text(members[name]).splitlines() if members[name].strip() else []
     else:
-        value = decode_json(members[name])
-        for piece in inner:
-            if isinstance(value, dict) and piece in value:
-                value = value[piece]
-            elif isinstance(value, list) and piece.isdecimal() and int(piece) < len(value):
-                value = value[int(piece)]
-            else:
-                return ()
+        value, missing = follow(decode_json(members[name]), inner)
+        if missing is not None:
+            return ()
         given = value if isinstance(value, list) else [value]
         if not all(isinstance(entry, str) for entry in given):
             raise MemberError(f"text {text!r} is neither a string nor a list of strings")
-    return tuple(line.strip() for line in given if line.strip())
+    return tuple(tidy(line, f"text {text!r}") for line in given if line.strip())

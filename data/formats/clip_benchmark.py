@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xmodal.data.members import listed
 from xmodal.errors import DataError
 
 _NUMBER_OF_SHARDS = "nshards.txt"
@@ -85,9 +86,8 @@ def _shards(part: Path) -> tuple[str, ...]:
     shards = [part / f"{number}.tar" for number in range(int(said))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        some = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
         raise DataError(
-            f"{part} lacks {len(missing)} of the {said} shards that its {_NUMBER_OF_SHARDS} counts: {some}. "
+            f"{part} lacks {len(missing)} of the {said} shards that its {_NUMBER_OF_SHARDS} counts: {listed(missing)}. "
             "Download them again."
         )
     return tuple(map(str, shards))  # by number: by name 10.tar would come before 2.tar

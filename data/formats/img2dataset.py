@@ -70,7 +70,7 @@ class StatisticsFolder:
         unfinished = sorted(
             name
             for name in os.listdir(self.folder)
-            if name.endswith(".tar") and name[:-4].isdecimal() and not self.has(name)
+            if name.endswith(".tar") and name.removesuffix(".tar").isdecimal() and not self.has(name)
         )
         others = f", nor have {len(unfinished) - 1} more in this folder" if len(unfinished) > 1 else ""
         raise DataError(

@@ -25,9 +25,9 @@ from xmodal.data.formats.arrays import Array, read_gzipped_torch, read_npz
 from xmodal.data.formats.captions import captions_of
 from xmodal.data.formats.replay import Parameters, parse_parameters, parse_views, replay
 from xmodal.data.hashing import stable_hash
-from xmodal.data.members import MemberError, SampleError
+from xmodal.data.members import MemberError, SampleError, listed
 from xmodal.data.reader import RawSample
-from xmodal.data.texts import decode_json
+from xmodal.data.texts import decode_json, tidy
 
 FIELD = "reinforced"
 """Of a model whose preprocessing names this field, samples are read by :func:`read_reinforced`."""
@@ -148,7 +148,7 @@ def _embeddings(members: Mapping[str, bytes]) -> tuple[Array, Array]:
     elif "pth.gz" in members:
         found = read_gzipped_torch(members["pth.gz"], names)
     else:
-        raise MemberError(f"has no embeddings (member npz or pth.gz), only {', '.join(list(members)[:8])}")
+        raise MemberError(f"has no embeddings (member npz or pth.gz), only {listed(members)}")
     for name, array in found.items():
         if array.ndim != 2 or 0 in array.shape:
             raise MemberError(f"{name} is of shape {array.shape}, not [number, width]")
@@ -172,10 +172,10 @@ def _synthetic_captions(data: bytes) -> list[str]:
         raise MemberError(".syn.json has no list syn_text")
     if not all(isinstance(caption, str) and caption.strip() for caption in captions):
         raise MemberError(".syn.json: syn_text holds something else than texts with words in them")
-    return [caption.strip() for caption in captions]
+    return [tidy(caption, ".syn.json: syn_text") for caption in captions]
 
 
 def _member(members: Mapping[str, bytes], name: str) -> bytes:
     if name not in members:
-        raise MemberError(f"has no .{name}, only {', '.join(list(members)[:8])}")
+        raise MemberError(f"has no .{name}, only {listed(members)}")
     return members[name]

@@ -8,19 +8,22 @@ A parameter that is null was not applied.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 from xmodal.data.members import MemberError
+from xmodal.data.policies import change
 from xmodal.data.texts import decode_json
 
-OPERATIONS = (
-    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
-    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
-)  # fmt: skip
+_CHANGES = {
+    "Identity": "identity", "ShearX": "shear_x", "ShearY": "shear_y", "TranslateX": "translate_x",
+    "TranslateY": "translate_y", "Rotate": "rotate", "Brightness": "brightness", "Color": "color",
+    "Contrast": "contrast", "Sharpness": "sharpness", "Posterize": "posterize", "Solarize": "solarize",
+    "AutoContrast": "autocontrast", "Equalize": "equalize",
+}  # fmt: skip
+OPERATIONS = tuple(_CHANGES)
 """RandAugment's operations in the order of their numbers."""
 
 STORED_SIZE = 224
@@ -115,8 +118,6 @@ def replay(image: Image.Image, parameters: Parameters, *, size: int | None = Non
     With another size, translations, which are stored in pixels, keep their share of the picture. Raises
     :class:`MemberError` where the crop does not lie in ``image``, which is then not the picture that was augmented.
     """
-    from torchvision.transforms import functional
-
     size = size or STORED_SIZE
     if parameters.crop is not None:
         top, left, height, width = parameters.crop
@@ -128,43 +129,11 @@ def replay(image: Image.Image, parameters: Parameters, *, size: int | None = Non
         image = image.crop((left, top, left + width, top + height))
     image = image.resize((size, size), Image.Resampling.BICUBIC)
     if parameters.flip:
-        image = functional.hflip(image)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for name, magnitude in parameters.operations:
+        strength = magnitude * (size / STORED_SIZE) if name.startswith("Translate") else magnitude
         try:
-            image = _apply(image, name, magnitude, size / STORED_SIZE)
+            image = change(image, _CHANGES[name], strength, fill=(0, 0, 0))
         except (ValueError, TypeError, OverflowError, ZeroDivisionError, MemoryError) as error:
             raise MemberError(f".paug.json: {name} of magnitude {magnitude} cannot be applied: {error}") from error
     return image
-
-
-def _apply(image: Image.Image, name: str, magnitude: float, scale: float) -> Image.Image:
-    from torchvision.transforms import functional as f
-
-    if name in ("ShearX", "ShearY"):
-        degrees = math.degrees(math.atan(magnitude))
-        shear = [degrees, 0.0] if name == "ShearX" else [0.0, degrees]
-        changed = f.affine(image, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
-    elif name in ("TranslateX", "TranslateY"):
-        pixels = int(magnitude * scale)
-        translate = [pixels, 0] if name == "TranslateX" else [0, pixels]
-        changed = f.affine(image, angle=0.0, translate=translate, scale=1.0, shear=[0.0, 0.0])
-    elif name == "Rotate":
-        changed = f.rotate(image, magnitude)
-    elif name in ("Brightness", "Color", "Contrast", "Sharpness"):
-        adjust = {
-            "Brightness": f.adjust_brightness,
-            "Color": f.adjust_saturation,
-            "Contrast": f.adjust_contrast,
-            "Sharpness": f.adjust_sharpness,
-        }[name]
-        changed = adjust(image, 1.0 + magnitude)
-    elif name == "Posterize":
-        changed = f.posterize(image, int(magnitude))
-    elif name == "Solarize":
-        changed = f.solarize(image, magnitude)
-    elif name == "AutoContrast":
-        changed = f.autocontrast(image)
-    else:
-        changed = f.equalize(image) if name == "Equalize" else image
-    result: Image.Image = changed
-    return result

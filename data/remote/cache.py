@@ -21,6 +21,7 @@ from xmodal.data.remote.address import file_name, join, plain, split
 from xmodal.data.remote.eviction import make_room
 from xmodal.data.remote.held import Held, hold
 from xmodal.errors import DataError, TransferError
+from xmodal.files import write_bytes
 from xmodal.transfer.addresses import is_offline, is_remote
 from xmodal.transfer.download import OtherSizeError, complete, fetch_bytes, readable_size, writing
 from xmodal.transfer.streams import AbsentError, ForbiddenError
@@ -159,7 +160,7 @@ def _download(shard: RemoteShard) -> None:
     index = fetch_index(shard.address)
     with writing(path):
         if index is not None and count_of(index, path.name) is not None:
-            index_path(path).write_bytes(index)
+            write_bytes(index_path(path), index)
         part.replace(path)
 
 

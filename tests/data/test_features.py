@@ -16,6 +16,7 @@ from xmodal.data.members import MemberError, SampleError
 from xmodal.data.reader import RawSample
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
+HUGE = torch.from_numpy(np.array([2**63], dtype=np.uint64))
 
 
 def npy(array, **options):
@@ -40,6 +41,10 @@ MEMBERS = {
     "u.npy": npy(np.array([65535], dtype=np.uint16)),
     "f.npy": npy(np.asfortranarray(ARRAY)),
     "scalar.npy": npy(np.float32(2.5)),
+    "u.safetensors": save(
+        {"small": torch.tensor([255], dtype=torch.uint8), "u": torch.tensor([7], dtype=torch.uint64)}
+    ),
+    "eight.safetensors": save({"x": torch.ones(2).to(torch.float8_e4m3fn)}),
 }
 
 
@@ -56,12 +61,23 @@ MEMBERS = {
         ("u.npy", torch.tensor([65535])),
         ("f.npy", torch.from_numpy(ARRAY)),
         ("scalar.npy", torch.tensor(2.5)),
+        ("u.safetensors:u", torch.tensor([7])),
+        ("u.safetensors:small", torch.tensor([255], dtype=torch.uint8)),
     ],
 )
 def test_members_come_as_tensors(place, expected):
     found = decode_features(MEMBERS, {"teacher": place})["teacher"]
     assert found.dtype == expected.dtype
     assert torch.equal(found, expected)
+
+
+def test_numbers_of_eight_bits_come_as_they_are():
+    found = decode_features(MEMBERS, {"teacher": "eight.safetensors"})["teacher"]
+    assert found.dtype == torch.float8_e4m3fn
+    assert found.float().tolist() == [1.0, 1.0]
+    broken = save({"x": torch.full((2,), torch.nan).to(torch.float8_e4m3fn)})
+    with pytest.raises(MemberError, match="not finite"):
+        decode_features({"x.safetensors": broken}, {"teacher": "x.safetensors"})
 
 
 class Evil:
@@ -90,6 +106,7 @@ def promising(shape):
         ({"emb.npy": npy(np.array([1.0, np.nan]))}, "emb.npy", "not finite"),
         ({"emb.npy": npy(np.array([1j]))}, "emb.npy", "not numbers"),
         ({"emb.npy": npy(np.array([2**63], dtype=np.uint64))}, "emb.npy", "beyond int64"),
+        ({"u.safetensors": save({"u": HUGE})}, "u.safetensors", "beyond int64"),
         ({"emb.npz": npz(x=np.array([np.inf]))}, "emb.npz", "not finite"),
         ({"emb.npz": MEMBERS["more.npz"]}, "emb.npz", "hold 2 arrays, pooled, tokens; name one: emb.npz:NAME"),
         ({"emb.npz": MEMBERS["more.npz"]}, "emb.npz:poled", "no array 'poled', only pooled, tokens"),

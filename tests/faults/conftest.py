@@ -73,7 +73,6 @@ class Attempt:
             text=True,
             preexec_fn=limit,
         )
-        self.started = time.monotonic()
 
     def finish(self) -> tuple[int, str]:
         """Exit code and stderr."""
@@ -152,10 +151,6 @@ class Training:
 
     def within_checkpoint(self) -> bool:
         return any(self.checkpoints.glob(".*.partial"))
-
-    @property
-    def finished(self) -> bool:
-        return (self.out / "summary.json").is_file()
 
     def weights(self) -> str:
         return hashlib.sha256((self.out / "student" / "model.safetensors").read_bytes()).hexdigest()

@@ -172,19 +172,14 @@ def _top_k(k: int | None, temperature: float | None) -> TopK | None:
 
 
 def _run(jobs: Sequence[Job], part: tuple[int, int], workers: int) -> None:
+    from xmodal.data.cache.job import by_job, units_of
     from xmodal.data.cache.job import cache as write
 
-    units = [(job, shard) for job, each in enumerate(jobs) for shard in range(len(each.shards.paths))][
-        part[0] :: part[1]
-    ]
-    with _bars(jobs, units) as report:
+    with _bars(jobs, units_of(jobs, part)) as report:
         done = write(jobs, workers=workers, part=part, report=report)
-    for number, job in enumerate(jobs):
-        own = {unit: status for unit, status in done.units.items() if unit[0] == number and status != "nothing"}
-        if not own:
-            continue
+    for job, own in by_job(jobs, (unit for unit, status in done.units.items() if status != "nothing")):
         samples = sum(job.shards.counts[shard] for _, shard in own)
-        written = sum(status == "written" for status in own.values())
+        written = sum(done.units[unit] == "written" for unit in own)
         held = f"{count(samples, 'sample')} in {count(len(own), 'shard')}"
         told = f"{written} written, {len(own) - written} there already"
         click.echo(f"{job.teacher['name']}   {', '.join(job.taps)}   {held}: {told}")

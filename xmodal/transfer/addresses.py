@@ -23,7 +23,7 @@ def is_remote(address: str) -> bool:
 
 def is_http(address: str) -> bool:
     """Whether ``address`` is read by HTTP directly."""
-    return address[:8].lower().startswith(("http://", "https://"))
+    return protocol_of(address) in ("http", "https")
 
 
 def cache_folder() -> Path:

@@ -65,8 +65,8 @@ def _transfer(address: str, part: Path, size: int, timeout: float, advance: Adva
         return None
     try:
         with open_stream(address, have, timeout) as stream:
-            if exact and stream.total not in (None, size):
-                raise OtherSizeError(stream.total or 0, size)
+            if exact and stream.total is not None and stream.total != size:
+                raise OtherSizeError(stream.total, size)
             have = stream.start
             with writing(part), part.open("ab" if have else "wb") as output:
                 while have < size:
@@ -133,8 +133,9 @@ def readable_size(size: float) -> str:
     >>> readable_size(512), readable_size(8_123_456)
     ('512 B', '8.1 MB')
     """
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+    unit = "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
         size /= 1000
-    raise AssertionError("unreachable")
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -13,7 +13,7 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from time import time
-from typing import Any
+from typing import Any, NoReturn
 
 from xmodal import __version__
 from xmodal.errors import TransferError
@@ -82,7 +82,6 @@ def _open_http(address: str, offset: int, timeout: float) -> Iterator[Stream]:
     except urllib.error.HTTPError as error:
         with error:
             _raise_for_status(error, address, offset)
-        raise AssertionError("unreachable") from error
     except (OSError, HTTPException) as error:
         _raise_for_connection(error, address)
     except ValueError as error:  # an address that is none
@@ -120,7 +119,7 @@ def _extent(status: int, headers: Message[str, str]) -> tuple[int, int | None]:
     return 0, int(length) if length.isdecimal() else None
 
 
-def _raise_for_status(error: urllib.error.HTTPError, address: str, offset: int) -> None:
+def _raise_for_status(error: urllib.error.HTTPError, address: str, offset: int) -> NoReturn:
     said = f"{error.code} {error.reason}"
     if error.code == 416 and offset:
         raise RangeRefusedError(f"the server says that the file has no more than {offset} bytes") from error
@@ -145,17 +144,21 @@ def _retry_after(headers: Message[str, str]) -> float:
         return 0.0
 
 
-def _raise_for_connection(error: Exception, address: str) -> None:
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+def _raise_for_connection(error: Exception, address: str) -> NoReturn:
+    cause = _cause(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         raise TransferError(
             f"{address} cannot be trusted: {cause.verify_message}. Check the address and this machine's clock."
-        )
+        ) from error
     raise InterruptedTransferError(_reason(error)) from error
 
 
-def _reason(error: BaseException) -> str:
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+def _cause(error: Exception) -> object:
+    return error.reason if isinstance(error, urllib.error.URLError) else error
+
+
+def _reason(error: Exception) -> str:
+    cause = _cause(error)
     if isinstance(cause, TimeoutError):
         return SILENCE
     if isinstance(cause, OSError) and cause.strerror:

@@ -14,7 +14,9 @@ import pytest
 from xmodal.data.cache.job import cache
 from xmodal.data.cache.places import Places
 from xmodal.data.cache.sidecar import Sidecar
+from xmodal.data.reading import Reading
 from xmodal.data.shards import ShardSet
+from xmodal.data.writer import ShardWriter
 from xmodal.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -136,8 +138,6 @@ def test_a_folder_that_takes_no_files_is_an_error_with_the_way_out(job, tmp_path
 
 
 def test_other_settings_are_refused_until_they_may_replace(job, folder):
-    from xmodal.data.reading import Reading
-
     cache([job()])
     before = sidecars(folder)
     other = job(reading=Reading(image_size=40))
@@ -148,13 +148,12 @@ def test_other_settings_are_refused_until_they_may_replace(job, folder):
 
 
 def test_a_cut_sidecar_and_a_changed_shard_are_written_again(job, folder):
-    from xmodal.data.writer import ShardWriter
-
     cache([job()])
     first, second, _ = sorted(folder.glob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:-100])
     shards = job().shards
-    with ShardWriter(folder / "new", shard_size=99) if (folder / "new").mkdir() is None else None as writer:
+    (folder / "new").mkdir()
+    with ShardWriter(folder / "new", shard_size=99) as writer:
         for row in range(8):
             raw = shards.read(9 + row)
             writer.add(raw.key, raw.members)

@@ -98,6 +98,9 @@ def test_true_captions_may_be_several(members, pictures, tar, tmp_path):
         assert np.array_equal(stored.text_embedding, made["npz"]["text_emb"][stored.caption].astype(np.float32))
     with pytest.raises(SampleError, match="text_emb holds 5 captions, but there are 1 in 'txt' and 3"):
         reinforced_sample(raw)
+    raw.members["json"] = json.dumps({"captions": ["one", "two \ud800"]}).encode()
+    with pytest.raises(SampleError, match=r"text 'json\.captions' has half a surrogate pair"):
+        reinforced_sample(raw, text="json.captions")
 
 
 def test_a_stream_shows_what_the_teachers_saw(reinforced_shards):
@@ -166,6 +169,7 @@ def broken(kind, members, pictures):
         "one view too few": damaged(made, npz={**arrays, "image_emb": arrays["image_emb"][:-1]}),
         "one caption too many": damaged(made, **{"syn.json": json.dumps({"syn_text": ["a"] * 4})}),
         "no captions": damaged(made, **{"syn.json": json.dumps({"syn_text": [1, 2, 3]})}),
+        "half a pair": damaged(made, **{"syn.json": json.dumps({"syn_text": ["a", "b", "c \ud800"]})}),
         "another width": damaged(made, npz={**arrays, "text_emb": arrays["text_emb"][:, :8]}),
         "three axes": damaged(made, npz={**arrays, "image_emb": arrays["image_emb"][:, None]}),
         "NaN": damaged(made, npz={**arrays, "image_emb": nan}),
@@ -184,6 +188,7 @@ MESSAGES = {
     "one view too few": "image_emb holds 4 views, .paug.json the parameters of 5",
     "one caption too many": "text_emb holds 4 captions, but there are 1 in 'txt' and 4",
     "no captions": "something else than texts",
+    "half a pair": "syn_text has half a surrogate pair",
     "another width": "image_emb is 16 wide and text_emb 8",
     "three axes": "not .number, width.",
     "NaN": "NaN or infinity in row 2",

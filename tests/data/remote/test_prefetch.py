@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 
 import pytest
 
@@ -13,18 +12,11 @@ from xmodal.data.remote import prefetch
 from xmodal.errors import DataError
 
 
-def until(true):
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def workers():
     return [thread for thread in threading.enumerate() if thread.name == "xmodal-prefetch"]
 
 
-def test_what_comes_next_is_there_when_it_is_read(server, folder, cached):
+def test_what_comes_next_is_there_when_it_is_read(server, folder, cached, until):
     shards = open_shards(server.address)
     shards.prefetch([3, 1])
     until(lambda: cached() == ["train-001.tar", "train-003.tar"])
@@ -33,7 +25,7 @@ def test_what_comes_next_is_there_when_it_is_read(server, folder, cached):
     assert not server.asked("train-003.tar")
 
 
-def test_the_nearest_is_fetched_first_and_no_more_threads_run_than_are_allowed(server, monkeypatch, cached):
+def test_the_nearest_is_fetched_first_and_no_more_threads_run_than_are_allowed(server, monkeypatch, cached, until):
     monkeypatch.setattr(prefetch, "THREADS", 1)
     before = len(workers())
     shards = open_shards(server.address)
@@ -45,7 +37,7 @@ def test_the_nearest_is_fetched_first_and_no_more_threads_run_than_are_allowed(s
     assert len(workers()) <= before + 1
 
 
-def test_an_error_surfaces_when_that_shard_is_read_and_not_before(server, folder, fault, cached):
+def test_an_error_surfaces_when_that_shard_is_read_and_not_before(server, folder, fault, cached, until):
     server.fail("train-002.tar", *(fault("status", 404) for _ in range(2)))
     shards = open_shards(server.address)
     shards.prefetch([2, 3])
@@ -56,7 +48,7 @@ def test_an_error_surfaces_when_that_shard_is_read_and_not_before(server, folder
     assert shards.read(2 * 24) == open_shards(folder).read(2 * 24)  # the server has found it again
 
 
-def test_fetched_ahead_it_is_kept_until_it_is_read_or_wanted_no_more(server, monkeypatch, cached, folder):
+def test_fetched_ahead_it_is_kept_until_it_is_read_or_wanted_no_more(server, monkeypatch, cached, folder, until):
     shards = open_shards(server.address)
     monkeypatch.setenv("XMODAL_CACHE_LIMIT", str(int(max(shards.sizes) * 2.5)))
     shards.prefetch([1, 2])
@@ -70,7 +62,7 @@ def test_fetched_ahead_it_is_kept_until_it_is_read_or_wanted_no_more(server, mon
     assert shards.read(1) == open_shards(folder).read(1)
 
 
-def test_threads_end_with_their_set(server, monkeypatch, cached):
+def test_threads_end_with_their_set(server, monkeypatch, cached, until):
     monkeypatch.setattr(prefetch, "_IDLE_SECONDS", 0.05)
     before = set(workers())
     shards = open_shards(server.address)

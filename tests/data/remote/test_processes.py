@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -30,14 +29,7 @@ def start(server):
     )
 
 
-def until(true):
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_processes_at_once_fetch_a_shard_once(server, fault):
+def test_processes_at_once_fetch_a_shard_once(server, fault, until):
     server.fail("train-000.tar", fault("stall", 50_000))
     processes = [start(server) for _ in range(3)]
     for process in processes:
@@ -52,7 +44,7 @@ def test_processes_at_once_fetch_a_shard_once(server, fault):
 
 
 @pytest.mark.parametrize("at", [20_000, 60_000])
-def test_a_killed_fetch_is_carried_on_by_the_next(server, folder, fault, at, cache, cached):
+def test_a_killed_fetch_is_carried_on_by_the_next(server, folder, fault, at, cache, cached, until):
     server.fail("train-000.tar", fault("stall", at))
     process = start(server)
     until(lambda: sum(part.stat().st_size for part in cache.rglob("*.part")) >= at)
