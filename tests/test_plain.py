@@ -32,6 +32,8 @@ TRAPS = [
     "{a",
     "a: b",
     "#x",
+    "\x85",
+    "a\u2028b",
 ]
 texts = st.sampled_from(TRAPS) | st.text(max_size=12)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
