@@ -45,7 +45,9 @@ terms = st.builds(
     weight=st.floats(allow_nan=False, allow_infinity=False) | schedules,
     mask=st.none() | shards | st.dictionaries(texts, texts | mappings, max_size=2),
     projection=st.none() | texts | specs,
-    standardize=st.booleans() | st.fixed_dictionaries({"momentum": st.floats(0.1, 1)}),
+    standardize=st.booleans()
+    | st.fixed_dictionaries({"momentum": st.floats(0.1, 1)})
+    | st.sampled_from(["running", "whitening", {"method": "phi_s", "samples": 100}]),
     side=st.sampled_from(["student", "teacher"]),
     label=st.none() | texts,
 )

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import xmodal
 from xmodal.adapters.encoder import Encoder
+from xmodal.data import TrainStream
 from xmodal.errors import Interrupted, RecipeError, RunError
 from xmodal.evaluate import Evaluation, evaluate
 from xmodal.export import load_student, save_student, write_card
@@ -28,6 +29,7 @@ from xmodal.recipes.measured import measured_figures
 from xmodal.recipes.models import GIVEN
 from xmodal.report import write_report
 from xmodal.schemes import Scheme
+from xmodal.train.batches import to_device
 from xmodal.train.build import Parts, build_parts, build_scheme, build_stream
 from xmodal.train.checkpoint import load_checkpoint
 from xmodal.train.distributed import World, joined
@@ -158,6 +160,8 @@ class _Distillation:
                 stage.load_state_dict(load_checkpoint(self.folder.checkpoints, at))
                 stage.done = at.step
                 self.console.print(f"resumed at step {at.step} of {stage.num_steps}", highlight=False)
+            else:
+                scheme.prepare(to_device(batch, self.world.device) for batch in self._stream(recipe, parts))
             loop = Loop(self.folder, self.world, self.console, partial(self._metrics, recipe, parts), len(self.stages))
             loop.run(stage)
             before, meter = (next(iter(scheme.students.values())), parts.objective), stage.meter
@@ -170,16 +174,18 @@ class _Distillation:
         return finished_run(self.folder)
 
     def _stage(self, number: int, recipe: Recipe, parts: Parts, scheme: Scheme, meter: Meter) -> Stage:
-        models = {"student": parts.student, **parts.teachers}
-        stream = build_stream(
+        stream = self._stream(recipe, parts, self.folder.bad_samples)
+        return Stage(number, scheme, stream, recipe.train, parts.num_steps, meter=meter)
+
+    def _stream(self, recipe: Recipe, parts: Parts, bad_samples: Path | None = None) -> TrainStream:
+        return build_stream(
             recipe,
-            models,
+            {"student": parts.student, **parts.teachers},
             parts.sources,
             num_workers=recipe.data.num_workers,
             world=self.world,
-            bad_samples=self.folder.bad_samples,
+            bad_samples=bad_samples,
         )
-        return Stage(number, scheme, stream, recipe.train, parts.num_steps, meter=meter)
 
     def _keep_teachers(self, number: int, parts: Parts) -> None:
         here, following = self.stages[number].all_teachers(), self.stages[number + 1 : number + 2]
@@ -202,6 +208,10 @@ class _Distillation:
             templates=None if recipe.evaluate.templates == ["{}"] else recipe.evaluate.templates,  # the data's own
             num_workers=recipe.data.num_workers,
             text=recipe.data.text,
+            label=recipe.data.label,
+            train=recipe.probe_shards() if {"knn", "probe"} & set(recipe.evaluate.tasks) else None,
+            knn_k=recipe.evaluate.knn_k,
+            bootstrap=recipe.evaluate.bootstrap,
             gallery=gallery,
         )
 

@@ -35,9 +35,25 @@ class Schedule(Section):
 
 
 class Standardize(Section):
-    """Teacher's features less their running mean, divided by their running deviation."""
+    """Teacher's features brought to mean 0 and one scale: by running statistics, or by measured ones that stay."""
 
+    method: Literal["running", "whitening", "phi_s"] = Field(
+        "running", description="running mean and deviation; or a map measured before the first step"
+    )
     momentum: float = Field(0.1, gt=0, le=1, description="what a batch weighs in the running statistics")
+    samples: int = Field(4096, ge=2, description="how many samples whitening and phi_s are measured on")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, given: Any) -> Any:
+        return {"method": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _no_idle_option(self) -> Standardize:
+        idle = "samples" if self.method == "running" else "momentum"
+        if getattr(self, idle) != type(self).model_fields[idle].default:
+            raise ValueError(f"{idle} does nothing with method {self.method}; leave it out")
+        return self
 
 
 class Projection(Spec):
@@ -66,10 +82,11 @@ class Term(Named):
     weight: float | Schedule = Field(1.0, description="factor of the term in the sum")
     mask: Masks | None = Field(None, description="tap that says which positions count, such as teacher:text.mask")
     projection: str | Projection | None = Field(
-        None, description="map between spaces of unlike widths: linear, mlp, identity"
+        None,
+        description="map between spaces: linear, mlp, identity, conv, resampler, ladder, pca, random_orthogonal",
     )
     side: Literal["student", "teacher"] = Field("student", description="whose features the projection maps")
-    standardize: bool | Standardize = Field(
-        False, description="standardise the teacher's features by running statistics: true, or {momentum: 0.1}"
+    standardize: bool | Literal["running", "whitening", "phi_s"] | Standardize = Field(
+        False, description="standardise the teacher's features: true, {momentum: 0.1}, whitening, {method: phi_s}"
     )
     label: str | None = Field(None, description="the name under which the term is logged; the loss's own by default")

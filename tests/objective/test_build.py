@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xmodal.adapters.projections import PROJECTIONS
+from xmodal.adapters.projections import PROJECTIONS, Sizes
 from xmodal.errors import RecipeError
 from xmodal.losses import LOSSES, loss
 from xmodal.objective import BoundTerm, Objective, check_terms
@@ -247,7 +247,7 @@ def test_making_a_projection_consumes_no_random_number(embedding_term):
     term = BoundTerm(checked)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    term.size(Plan(projections={checked.references[0]: (8, 4)}), seed=0)
+    term.size(Plan(projections={checked.references[0]: Sizes(8, 4)}), seed=0)
     assert next(term.parameters()).shape == (4, 8)
     assert torch.equal(torch.get_rng_state(), before)
 

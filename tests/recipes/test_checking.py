@@ -66,7 +66,11 @@ TYPES = [
     ),
     ("objective.0.weight={from: 0, to: 1, till: 0.2}", "objective.0.weight.till", "Nearest: objective.0.weight.until"),
     ("objective.0.weight={from: 0}", "objective.0.weight.to", "is missing: a number"),
-    ("objective.0.standardize=some", "objective.0.standardize", "expected true or false or a mapping {momentum:"),
+    (
+        "objective.0.standardize=some",
+        "objective.0.standardize",
+        "expected true or false, running, whitening, phi_s or",
+    ),
     ("objective.0.standardize={momentum: 2}", "objective.0.standardize.momentum", "at most 1; given 2"),
     (
         "objective.0.projection={name: linear, learning_rate_factor: 0}",

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from xmodal.adapters.encoder import Encoder, Features
 from xmodal.errors import Mistake, RecipeError
+from xmodal.losses.state import RunningStandardisation
 from xmodal.objective.checking import check_terms, unique_labels
 from xmodal.objective.dry_run import dry_run, unchanged
 from xmodal.objective.presence import Presence, only_rows, rows_with
@@ -76,8 +77,17 @@ class Objective(nn.Module):
 
     @property
     def standardizes(self) -> bool:
-        """Whether a term standardises teachers' features, so that :meth:`observe` has something to learn."""
-        return any(term.checked.standardize is not None for term in self._terms())
+        """Whether a term keeps running statistics of teachers' features, so that :meth:`observe` has what to learn."""
+        return any(
+            isinstance(module, RunningStandardisation)
+            for term in self._terms()
+            for module in term.standardisers.values()
+        )
+
+    @property
+    def samples_to_measure(self) -> int:
+        """How many samples :meth:`measure` is to see before the first step; 0 where nothing is measured."""
+        return max((module.samples for term in self._terms() for module in term.measured.values()), default=0)
 
     def taps(self) -> dict[str, tuple[str, ...]]:
         """Model → the taps it must return, masks included."""
@@ -133,13 +143,28 @@ class Objective(nn.Module):
         before :meth:`forward`, which only applies them. Needs the teachers' taps and the masks.
         """
         for term in self._terms():
-            references = term.checked.all_references
-            own = [
-                only_rows(references, part, rows_with(references, there))
-                for part, there in zip(parts, present or [{}] * len(parts), strict=True)
-            ]
-            if seen := [part for part in own if part is not None]:
+            if seen := _seen_by(term, parts, present):
                 term.observe(seen, group)
+
+    def measure(
+        self,
+        part: Mapping[str, Features],
+        *,
+        group: ProcessGroup | None = None,
+        present: Presence | None = None,
+    ) -> None:
+        """Take a batch, this rank's part of it, into the statistics that are measured once; needs what
+        :meth:`observe` needs. Call :meth:`fit` after :attr:`samples_to_measure` samples.
+        """
+        for term in self._terms():
+            if seen := _seen_by(term, [part], [present or {}]):
+                term.observe(seen, group, measure=True)
+
+    def fit(self) -> None:
+        """Compute what :meth:`measure` has seen enough for."""
+        for term in self._terms():
+            for module in term.measured.values():
+                module.fit()
 
     def settle(self, *, taken: bool = True) -> None:
         """End a step, after its backward pass, on every rank: the teacher's rows that :meth:`forward` has seen go into
@@ -197,6 +222,18 @@ class Objective(nn.Module):
 
     def _terms(self) -> list[BoundTerm]:
         return [term for label in self.labels if isinstance(term := self.terms[label], BoundTerm)]
+
+
+def _seen_by(
+    term: BoundTerm, parts: Sequence[Mapping[str, Features]], present: Sequence[Presence] | None
+) -> list[Mapping[str, Features]]:
+    """The parts of a batch, with the rows alone that have all taps of the term; without those that have none."""
+    references = term.checked.all_references
+    own = [
+        only_rows(references, part, rows_with(references, there))
+        for part, there in zip(parts, present or [{}] * len(parts), strict=True)
+    ]
+    return [part for part in own if part is not None]
 
 
 def _position(mistake: Mistake) -> int:

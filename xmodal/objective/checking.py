@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from xmodal.adapters.projections import PROJECTIONS
+from xmodal.adapters.projections.registration import given_by_models, is_fixed, takes_rungs
 from xmodal.errors import Mistake, UnknownNameError
 from xmodal.losses import LOSSES, Loss
 from xmodal.losses.options import read_options
@@ -88,7 +89,7 @@ def _check_term(term: Term, path: str, label: str, teachers: Sequence[str]) -> t
         loss = LOSSES[term.loss]
     except UnknownNameError as error:
         wiring.append(Mistake(f"{path}.loss", str(error)))
-    projection, projection_options, wrong_projection = _check_projection(term, path)
+    projection, projection_options, rungs, wrong_projection = _check_projection(term, teachers, path)
     wiring.extend(wrong_projection)
     references = [*student_taps, *teacher_taps]
     if loss is not None:
@@ -101,8 +102,9 @@ def _check_term(term: Term, path: str, label: str, teachers: Sequence[str]) -> t
         if not wrong_mask:
             masks, found = assign_masks(loss, mask, f"{path}.mask")
             mistakes.extend(found)
-        wiring.extend(_check_side(term, loss, path))
-        mistakes.extend(_check_standardize(term, references, path))
+        known = projection if projection in PROJECTIONS else None
+        wiring.extend(_check_side(term, known, loss, path))
+        mistakes.extend(_check_standardize(term, known, references, path))
     entry = CheckedTerm(
         path=path,
         label=label,
@@ -115,8 +117,9 @@ def _check_term(term: Term, path: str, label: str, teachers: Sequence[str]) -> t
         side=term.side,
         projection=projection,
         projection_options=projection_options,
+        rungs=rungs,
         learning_rate_factor=term.projection.learning_rate_factor if isinstance(term.projection, Projection) else 1.0,
-        standardize=Standardize() if term.standardize is True else term.standardize or None,
+        standardize=_standardize(term),
         options=read.fixed,
         scheduled=read.scheduled,
         learned=read.learned,
@@ -174,36 +177,75 @@ def _check_state(given: Mapping[str, Any], loss: Loss, path: str) -> tuple[int |
     return bank, mistakes
 
 
-def _check_projection(term: Term, path: str) -> tuple[str | None, dict[str, Any], list[Mistake]]:
+def _check_projection(
+    term: Term, teachers: Sequence[str], path: str
+) -> tuple[str | None, dict[str, Any], tuple[Reference, ...], list[Mistake]]:
+    """Name, options, and the further taps that it is fed by."""
     if term.projection is None:
-        return None, {}, []
-    spec = term.projection
-    name, given = (spec, {}) if isinstance(spec, str) else (spec.name, spec.options)
+        return None, {}, (), []
+    spec, path = term.projection, f"{path}.projection"
+    name, given = (spec, {}) if isinstance(spec, str) else (spec.name, dict(spec.options))
     try:
         factory = PROJECTIONS[name]
     except UnknownNameError as error:
-        return name, {}, [Mistake(f"{path}.projection", str(error))]
-    known = ("learning_rate_factor",)
-    read, mistakes = check_options(given, read_options(factory), f"{path}.projection", f"projection {name}", known)
-    return name, read.fixed, mistakes
+        return name, {}, (), [Mistake(path, str(error))]
+    rungs: list[Reference] = []
+    mistakes: list[Mistake] = []
+    known: tuple[str, ...] = ("learning_rate_factor",)
+    if takes_rungs(factory):
+        known = (*known, "taps")
+        rungs, mistakes = _read_rungs(given.pop("taps", None), name, teachers, f"{path}.taps")
+    if is_fixed(factory) and isinstance(spec, Projection) and spec.learning_rate_factor != 1:
+        mistakes.append(Mistake(f"{path}.learning_rate_factor", f"{name} is not trained; leave it out"))
+    options = read_options(factory, exclude=given_by_models())
+    read, found = check_options(given, options, path, f"projection {name}", known)
+    return name, read.fixed, tuple(rungs), [*mistakes, *found]
 
 
-def _check_side(term: Term, loss: Loss, path: str) -> list[Mistake]:
+def _read_rungs(given: Any, name: str, teachers: Sequence[str], path: str) -> tuple[list[Reference], list[Mistake]]:
+    if not isinstance(given, (list, tuple)) or not given or not all(isinstance(tap, str) for tap in given):
+        why = f"{name} needs a list of the student's further taps, such as [image.hidden.2]; given {show(given)}"
+        return [], [Mistake(path, why)]
+    _, rungs, mistakes = read_references(list(given), "student", teachers, path)
+    mistakes += [
+        Mistake(rung.path, f"a rung is a tap of the student, not {rung}") for rung in rungs if rung.model != STUDENT
+    ]
+    return rungs, mistakes
+
+
+def _check_side(term: Term, projection: str | None, loss: Loss, path: str) -> list[Mistake]:
+    fixed = projection is not None and is_fixed(PROJECTIONS[projection])
     if term.side == "student":
-        return []
+        why = f"{projection} maps a teacher's features and is not trained: add `side: teacher`"
+        return [Mistake(f"{path}.side", why)] if fixed else []
     if term.projection is None:
         return [Mistake(f"{path}.side", "says where the projection goes, but there is none; add `projection: linear`")]
+    if projection is not None and takes_rungs(PROJECTIONS[projection]):
+        return [Mistake(f"{path}.side", f"{projection} is fed by layers of the student; leave `side` out")]
+    if fixed:
+        return []
     if loss.num_teacher:
         why = (
             f"{loss.name} gives no gradient to the teacher's side, so a map there would stay as it began; if it did "
-            "learn, it could shrink the teacher to a point. Leave `side` out, or use a contrastive loss that trains "
-            "both sides, such as clip_contrastive"
+            "learn, it could shrink the teacher to a point. Leave `side` out, take a map that is measured, such as "
+            "`projection: pca`, or a contrastive loss that trains both sides, such as clip_contrastive"
         )
         return [Mistake(f"{path}.side", why)]
     return []
 
 
-def _check_standardize(term: Term, references: Sequence[Reference], path: str) -> list[Mistake]:
-    if not term.standardize or any(reference.is_teachers for reference in references):
+def _check_standardize(term: Term, projection: str | None, references: Sequence[Reference], path: str) -> list[Mistake]:
+    if not term.standardize:
         return []
-    return [Mistake(f"{path}.standardize", "there is no tap of a teacher here to standardise; leave it out")]
+    if not any(reference.is_teachers for reference in references):
+        return [Mistake(f"{path}.standardize", "there is no tap of a teacher here to standardise; leave it out")]
+    if projection is not None and is_fixed(PROJECTIONS[projection]):
+        why = f"{projection} takes the teacher's features as they are; leave out either"
+        return [Mistake(f"{path}.standardize", why)]
+    return []
+
+
+def _standardize(term: Term) -> Standardize | None:
+    if isinstance(term.standardize, str):
+        return Standardize(method=term.standardize)
+    return Standardize() if term.standardize is True else term.standardize or None

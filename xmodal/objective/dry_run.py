@@ -14,7 +14,7 @@ from xmodal.adapters.encoder import Encoder, Features
 from xmodal.errors import AdapterError, Mistake, XmodalError
 from xmodal.losses import Input, Loss
 from xmodal.objective.checking import model_path
-from xmodal.objective.layout import arrange
+from xmodal.objective.layout import arrange, width_last
 from xmodal.objective.padding import check_padding
 from xmodal.objective.references import BATCH, STUDENT, Reference
 from xmodal.objective.term import BoundTerm
@@ -134,6 +134,7 @@ def _try_term(
     shapes = {reference: tensor.shape for reference, tensor in tensors.items()}
     wrong += check_padding(entry, entry.loss, models, shapes)
     shapes |= {reference: features[reference.model][reference.tap].shape for reference in entry.mask_references}
+    shapes |= {rung: width_last(rung, features[rung.model][rung.tap]).shape for rung in entry.rungs}
     plan, mistakes = plan_widths(entry, entry.loss, shapes)
     if wrong or mistakes or not entry.sound:
         return None, [*wrong, *mistakes]

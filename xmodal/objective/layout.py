@@ -21,8 +21,16 @@ def arrange(given: Input, reference: Reference, feature: Tensor) -> Tensor:
     every place is an item, its channels the width. Losses that ask for maps by their four axes get them as they are,
     and attention ``[B, H, L, L]`` is no map.
     """
-    is_map = feature.ndim == 4 and layer_of(reference.tap)[0].rpartition(".")[2] in _MAPS
-    return feature.movedim(1, -1) if is_map and _is_open(given.axes[:1]) else feature
+    return feature.movedim(1, -1) if _is_map(reference, feature) and _is_open(given.axes[:1]) else feature
+
+
+def width_last(reference: Reference, feature: Tensor) -> Tensor:
+    """A tap with its features along the last axis: ``[B, *places, width]``."""
+    return feature.movedim(1, -1) if _is_map(reference, feature) else feature
+
+
+def _is_map(reference: Reference, feature: Tensor) -> bool:
+    return feature.ndim == 4 and layer_of(reference.tap)[0].rpartition(".")[2] in _MAPS
 
 
 def fits(axes: Sequence[str], shape: Sequence[int]) -> bool:
@@ -71,9 +79,9 @@ def along(axis: int, change: Callable[[Tensor], Tensor], feature: Tensor) -> Ten
     return change(feature) if axis == -1 else change(feature.movedim(axis, -1)).movedim(-1, axis)
 
 
-def may_move(given: Input, reference: Reference, side: Side) -> bool:
-    """Whether a projection on ``side`` may map this input: never one whose gradient the loss cuts."""
-    if given.detached or given.dtype != "float":
+def may_move(given: Input, reference: Reference, side: Side, *, fixed: bool = False) -> bool:
+    """Whether a projection on ``side`` may map this input: one that is trained never where the loss cuts gradients."""
+    if (given.detached and not fixed) or given.dtype != "float":
         return False
     return reference.model == STUDENT if side == "student" else reference.is_teachers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from xmodal.adapters.encoder import Features
-from xmodal.adapters.projections import PROJECTIONS
+from xmodal.adapters.projections import Fixed, make_projection
+from xmodal.adapters.projections.measured import STANDARDISERS, Measured
 from xmodal.data.hashing import stable_hash
 from xmodal.errors import RunError
 from xmodal.losses import Input, Loss
 from xmodal.losses.state import Fusion, MemoryBank, RunningStandardisation
-from xmodal.objective.layout import along, arrange, feature_axis, may_move
+from xmodal.objective.layout import along, arrange, feature_axis, may_move, width_last
 from xmodal.objective.masks import given_masks
 from xmodal.objective.references import STUDENT, Reference, change
 from xmodal.objective.terms import CheckedTerm
 from xmodal.objective.widths import Plan
+from xmodal.term import Standardize
 
 
 class BoundTerm(nn.Module):
@@ -46,17 +48,17 @@ class BoundTerm(nn.Module):
     def size(self, plan: Plan, seed: int) -> None:
         """Make what needs sizes. The same seed gives the same weights, on every rank; no RNG is consumed."""
         entry = self.checked
-        for reference, (in_dim, out_dim) in plan.projections.items():
+        for reference, sizes in plan.projections.items():
             key = _key(reference)
             with _own_generator("projection", seed, entry.label, key):
                 assert entry.projection is not None  # planned only where there is one
-                self.projections[key] = PROJECTIONS[entry.projection](in_dim, out_dim, **entry.projection_options)
+                self.projections[key] = make_projection(entry.projection, sizes, entry.projection_options)
         for name, (student_dim, teacher_dim) in plan.fusions.items():
             with _own_generator("fusion", seed, entry.label, name):
                 self.fusions[name] = Fusion(student_dim, teacher_dim)
         for reference, dim in plan.standardised.items():
             assert entry.standardize is not None
-            self.standardisers[_key(reference)] = RunningStandardisation(dim, momentum=entry.standardize.momentum)
+            self.standardisers[_key(reference)] = _make_standardiser(entry.standardize, dim)
         if plan.bank is not None and entry.bank is not None:
             self.bank = MemoryBank(entry.bank, plan.bank)
         self.sized = True
@@ -91,14 +93,26 @@ class BoundTerm(nn.Module):
         if taken and seen is not None and self.bank is not None:
             self.bank.push(*seen)
 
+    @property
+    def measured(self) -> dict[str, Measured]:
+        """What must be measured before the first step, by the key of its tap."""
+        modules = [*self.standardisers.items(), *self.projections.items()]
+        return {key: module for key, module in modules if isinstance(module, Measured)}
+
     @torch.no_grad()
-    def observe(self, parts: Sequence[Mapping[str, Features]], group: ProcessGroup | None = None) -> None:
-        """Learn the running statistics of the teachers' features from the parts of one batch."""
+    def observe(
+        self, parts: Sequence[Mapping[str, Features]], group: ProcessGroup | None = None, *, measure: bool = False
+    ) -> None:
+        """Learn the running statistics of the teachers' features from the parts of one batch; with ``measure`` those
+        that stay, instead.
+        """
         self._check_sized()
+        measured = self.measured
         seen = set()
-        for given, place, reference in self.checked.standardised:
+        for given, place, reference in self.checked.tensors:
             key = _key(reference)
-            if key in seen:
+            observer = measured.get(key) if measure else self._running(key)
+            if key in seen or given.dtype != "float" or observer is None:
                 continue
             seen.add(key)
             rows, valid = [], []
@@ -108,7 +122,10 @@ class BoundTerm(nn.Module):
                 rows.append(feature.flatten(0, -2))
                 valid.append(torch.ones_like(feature[..., 0], dtype=torch.bool) if mask is None else mask)
             mask = torch.cat([part.flatten() for part in valid])
-            self.standardisers[key](torch.cat(rows), mask=mask, group=group)
+            if isinstance(observer, Measured):
+                observer.observe(torch.cat(rows)[mask], group)
+            else:
+                observer(torch.cat(rows), mask=mask, group=group)
 
     def count(self, features: Mapping[str, Features], num_rows: int) -> Tensor | int:
         """How many items the mean is over. A relational one is over the samples of all ranks, whatever is masked."""
@@ -131,13 +148,29 @@ class BoundTerm(nn.Module):
             feature = feature.clone() if feature.is_inference() else feature.detach()
         key, axis = _key(reference), feature_axis(given)
         if key in self.standardisers and given.dtype == "float" and axis is not None:
-            mask = _mask_of(given, place, _features_last(given, feature), masks)
-            feature = along(axis, partial(self.standardisers[key], mask=mask, update=False), feature)
-        if key not in self.projections or axis is None or not may_move(given, reference, self.checked.side):
+            standardise: Callable[..., Tensor] = self.standardisers[key]
+            if isinstance(standardise, RunningStandardisation):
+                mask = _mask_of(given, place, _features_last(given, feature), masks)
+                standardise = partial(standardise, mask=mask, update=False)
+            feature = along(axis, standardise, feature)
+        if key not in self.projections or axis is None:
             return feature
-        projection = self.projections[key]
-        parameter = next(projection.parameters(), None)
-        return along(axis, projection, feature if parameter is None else feature.to(parameter.dtype))
+        module = self.projections[key]
+        if not may_move(given, reference, self.checked.side, fixed=isinstance(module, Fixed)):
+            return feature
+        parameter = next(module.parameters(), None)
+        dtype = feature.dtype if parameter is None else parameter.dtype
+        project: Callable[..., Tensor] = module
+        if self.checked.rungs:
+            project = partial(module, rungs=[self._rung(rung, features, dtype) for rung in self.checked.rungs])
+        return along(axis, project, feature.to(dtype))
+
+    def _running(self, key: str) -> RunningStandardisation | None:
+        module = self.standardisers[key] if key in self.standardisers else None  # noqa: SIM401 - ModuleDict has no get
+        return module if isinstance(module, RunningStandardisation) else None
+
+    def _rung(self, rung: Reference, features: Mapping[str, Features], dtype: torch.dtype) -> Tensor:
+        return width_last(rung, features[rung.model][rung.tap]).to(dtype)
 
     def _changing(self, progress: float) -> dict[str, float]:
         """Options that change during the run."""
@@ -149,6 +182,12 @@ class BoundTerm(nn.Module):
                 "a term with a projection, a fusion, a memory bank or standardised features needs widths: make the "
                 "objective with Objective.build"
             )
+
+
+def _make_standardiser(settings: Standardize, dim: int) -> nn.Module:
+    if settings.method == "running":
+        return RunningStandardisation(dim, momentum=settings.momentum)
+    return STANDARDISERS[settings.method](dim, samples=settings.samples)
 
 
 @contextmanager

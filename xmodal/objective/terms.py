@@ -21,7 +21,7 @@ class CheckedTerm:
     """A term taken apart. ``sound``: nothing was wrong with it; ``wired``: its inputs and projection are known.
 
     ``references`` are all taps of its inputs, ``inputs`` the same for each input of the loss, in the loss's own order;
-    the latter is empty where it is not wired.
+    the latter is empty where it is not wired. ``rungs`` are further taps that the projection is fed by.
     """
 
     path: str
@@ -35,6 +35,7 @@ class CheckedTerm:
     side: Side = "student"
     projection: str | None = None
     projection_options: Mapping[str, Any] = field(default_factory=dict)
+    rungs: tuple[Reference, ...] = ()
     learning_rate_factor: float = 1.0
     standardize: Standardize | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class CheckedTerm:
 
     @property
     def all_references(self) -> tuple[Reference, ...]:
-        return (*self.references, *self.mask_references)
+        return (*self.references, *self.rungs, *self.mask_references)
 
     @property
     def tensors(self) -> Tensors:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Size
 
+from xmodal.adapters.projections import PROJECTIONS, Sizes
+from xmodal.adapters.projections.registration import changes_places, is_fixed
 from xmodal.errors import Mistake
 from xmodal.losses import Input, Loss
 from xmodal.objective.layout import feature_axis, fits, may_move, sizes_of, width_name
@@ -19,9 +21,9 @@ Group = list[tuple[Input, Reference]]
 
 @dataclass
 class Plan:
-    """Sizes: of projections (before, after), by reference; of what is standardised; of memory banks and fusions."""
+    """Sizes: of projections and of what is standardised, by reference; of memory banks and fusions."""
 
-    projections: dict[Reference, tuple[int, int]] = field(default_factory=dict)
+    projections: dict[Reference, Sizes] = field(default_factory=dict)
     standardised: dict[Reference, int] = field(default_factory=dict)
     bank: int | None = None
     fusions: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -36,7 +38,9 @@ def plan_widths(entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]
     if mistakes:
         return Plan(), mistakes
     plan = Plan()
-    plan.projections, mistakes = _plan_projections(entry, loss, shapes)
+    targets, mistakes = _plan_projections(entry, loss, shapes)
+    plan.projections = {ref: _sizes(entry, shapes, ref, target) for ref, target in targets.items()}
+    mistakes += _check_places(entry, targets)
     if entry.standardize is not None:
         for given, _, reference in entry.standardised:
             axis = feature_axis(given)
@@ -46,7 +50,7 @@ def plan_widths(entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]
             else:
                 plan.standardised[reference] = shapes[reference][axis]
     widths = {
-        given.name: plan.projections.get(reference, (0, shapes[reference][-1]))[1]
+        given.name: plan.projections[reference].out_dim if reference in plan.projections else shapes[reference][-1]
         for given, _, reference in entry.tensors
         if given.dtype == "float"
     }
@@ -60,13 +64,14 @@ def plan_widths(entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]
 
 def _plan_projections(
     entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]
-) -> tuple[dict[Reference, tuple[int, int]], list[Mistake]]:
-    """Inputs whose annotations share a width's name must be equally wide, in sequences those at one place.
+) -> tuple[dict[Reference, Reference], list[Mistake]]:
+    """What is projected, and the tap whose size it is to have.
 
-    Those that may move are the student's (``side: teacher``: the other models'), unless the loss cuts their gradient;
-    they move to the width of the rest.
+    Inputs whose annotations share a width's name must be equally wide, in sequences those at one place. Those that may
+    move are the student's (``side: teacher``: the other models'), unless a projection would be trained where the loss
+    cuts the gradient; they move to the width of the rest.
     """
-    plan: dict[Reference, tuple[int, int]] = {}
+    plan: dict[Reference, Reference] = {}
     mistakes = []
     width = {
         ref: shapes[ref][axis]
@@ -74,18 +79,19 @@ def _plan_projections(
         if width_name(given) is not None and (axis := feature_axis(given)) is not None
     }
     for group in _groups(entry).values():
-        moving = [ref for given, ref in group if may_move(given, ref, entry.side)]
-        fixed = [ref for given, ref in group if not may_move(given, ref, entry.side)]
+        moving = [ref for given, ref in group if _moves(entry, given, ref)]
+        fixed = [ref for given, ref in group if not _moves(entry, given, ref)]
         wanted = {width[ref] for ref in fixed}
         if entry.projection is not None and moving and len(wanted) == 1:
-            target = wanted.pop()
+            target = width[fixed[0]]
             for ref in moving:
                 # One tap has one projection in a term, wherever it stands.
-                before = {to for other, (_, to) in plan.items() if (other.model, other.tap) == (ref.model, ref.tap)}
+                same = [other for other in plan if (other.model, other.tap) == (ref.model, ref.tap)]
+                before = {width[plan[other]] for other in same}
                 if before - {target}:
                     why = f"{ref} meets widths of {before.pop()} and of {target} in one term; write a term for each"
                     mistakes.append(Mistake(ref.path, why))
-                plan[ref] = (width[ref], target)
+                plan[ref] = fixed[0]
         elif len({width[ref] for _, ref in group}) > 1:
             mistakes.append(Mistake(f"{entry.path}.projection", _differ(loss, moving, fixed, width)))
     if entry.projection is not None and not plan and not mistakes:
@@ -105,14 +111,50 @@ def _groups(entry: CheckedTerm) -> dict[tuple[str, Key], Group]:
     return groups
 
 
-def _plan_by_side(entry: CheckedTerm, loss: Loss, width: Mapping[Reference, int]) -> dict[Reference, tuple[int, int]]:
+def _sizes(entry: CheckedTerm, shapes: Mapping[Reference, Size], ref: Reference, target: Reference) -> Sizes:
+    axes = {reference: feature_axis(given) for given, _, reference in entry.tensors}
+
+    def split(reference: Reference) -> tuple[int, tuple[int, ...]]:
+        shape, axis = list(shapes[reference]), axes[reference]
+        assert axis is not None  # or it would have no width to project
+        width = shape.pop(axis)
+        return width, tuple(shape[1:])
+
+    (in_dim, in_places), (out_dim, out_places) = split(ref), split(target)
+    rung_dims = tuple(shapes[rung][-1] for rung in entry.rungs)
+    return Sizes(in_dim, out_dim, in_places, out_places, rung_dims)
+
+
+def _check_places(entry: CheckedTerm, targets: Mapping[Reference, Reference]) -> list[Mistake]:
+    """Sequences whose length hangs on the batch have no places that a projection could be made for."""
+    if entry.projection is None or not changes_places(PROJECTIONS[entry.projection]):
+        return []
+    found = [each for pair in targets.items() for each in pair if each.tap.partition(".")[0] != "image"]
+    return [
+        Mistake(
+            f"{entry.path}.projection",
+            f"{entry.projection} needs places of one number in every batch, such as an image's; {reference} is as long "
+            "as the longest of its batch",
+        )
+        for reference in dict.fromkeys(found)
+    ][:1]
+
+
+def _moves(entry: CheckedTerm, given: Input, reference: Reference) -> bool:
+    fixed = entry.projection is not None and is_fixed(PROJECTIONS[entry.projection])
+    return may_move(given, reference, entry.side, fixed=fixed)
+
+
+def _plan_by_side(entry: CheckedTerm, loss: Loss, width: Mapping[Reference, int]) -> dict[Reference, Reference]:
     """Where a loss takes one tap of each side, of any widths, a projection that was asked for goes from one to the
     other's.
     """
     if (loss.num_student, loss.num_teacher) != (1, 1) or len(width) != 2:
         return {}
     student, teacher = entry.tensors
-    return {student[2]: (width[student[2]], width[teacher[2]])} if may_move(student[0], student[2], entry.side) else {}
+    if entry.side == "teacher":
+        student, teacher = teacher, student
+    return {student[2]: teacher[2]} if _moves(entry, student[0], student[2]) else {}
 
 
 def _check_rank(loss: Loss, given: Input, reference: Reference, shape: Size) -> Mistake | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,11 @@ class Scheme(ABC):
 
     Constructors take ``(student, teachers, objective, settings, world)`` and then their own options.
     """
+
+    def prepare(self, batches: Iterable[Batch]) -> None:  # noqa: B027 - most have nothing to measure
+        """Measure what has to be known of the data before the first step; ``batches`` are the stream's, from its start,
+        and made only as they are asked for. Not called where a run is resumed: what was measured is in the state.
+        """
 
     @abstractmethod
     def step(self, batch: Batch, progress: Progress) -> StepResult:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.adapters.encoder import Encoder, Features
+from xmodal.adapters.projections import Fixed
 from xmodal.losses.state import MemoryBank
 from xmodal.objective import Objective
 from xmodal.schemes.presence import Present, features_of
@@ -35,6 +36,8 @@ class Trainee(nn.Module):
         return values
 
     def statistics(self) -> list[Tensor]:
-        """Buffers that a forward pass may change. Memory banks are large, and take their rows at a step's end only."""
-        keepers = [module for module in self.modules() if not isinstance(module, MemoryBank)]
+        """Buffers that a forward pass may change. Memory banks take their rows at a step's end only, and what does not
+        learn has none; both are large.
+        """
+        keepers = [module for module in self.modules() if not isinstance(module, (MemoryBank, Fixed))]
         return [buffer for module in keepers for buffer in module.buffers(recurse=False)]

@@ -1,18 +1,11 @@
-"""Modality adapters: maps from one model's space into another's. They live in the objective and are trained with it."""
+"""Projections of one vector at a time, whatever stands beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
+from xmodal.adapters.projections.registration import PROJECTIONS
 from xmodal.errors import AdapterError
-from xmodal.registry import Registry
-
-Projection = Callable[..., nn.Module]
-"""``factory(in_dim, out_dim, *, options) -> module`` that maps ``[..., in_dim]`` to ``[..., out_dim]``."""
-
-PROJECTIONS: Registry[Projection] = Registry("projection")
 
 
 @PROJECTIONS.register("linear")
