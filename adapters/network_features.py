@@ -42,7 +42,8 @@ def examine(network: Any, input_size: Sequence[int]) -> Anatomy:
     """Find the :class:`Anatomy` of a timm network; its weights, statistics and mode stay as they are."""
     was_training = network.training
     network.eval()
-    images = torch.zeros(1, *input_size, device=next(network.parameters()).device)
+    parameter = next(network.parameters())
+    images = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
     hidden: list[Tensor] = []
     one_pass = False
     try:

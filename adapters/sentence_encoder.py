@@ -13,7 +13,15 @@ from xmodal.adapters.encoder import Encoder, Features
 from xmodal.adapters.identity import digest
 from xmodal.adapters.pooling import Dense, Pooling
 from xmodal.adapters.preprocess import TextPreprocess
-from xmodal.errors import AdapterError
+from xmodal.adapters.transformers.attention import (
+    EAGER,
+    INTERNALS,
+    attention_layers,
+    internal_taps,
+    layer_output,
+    recorded,
+    recorded_output,
+)
 from xmodal.taps import layer_of
 
 if TYPE_CHECKING:
@@ -29,7 +37,10 @@ class SentenceEncoder(Encoder):
 
     Taps: ``text.embedding`` [B, D] (after the head), ``text.features`` [B, W] (pooled, before it), ``text.tokens``
     [B, L, W], ``text.hidden.N`` [B, L, W] (0 = the embeddings, n = after layer n), ``text.attention.N`` [B, H, L, L]
-    (probabilities, 0 = first layer), ``text.mask`` [B, L] (true where there is a token).
+    (probabilities, 0 = first layer), ``text.scores.N`` [B, H, L, L] (what their softmax gets: at masked keys the
+    library's most negative number), ``text.query.N``, ``text.key.N``, ``text.value.N`` [B, L, W] (what the layer's
+    linear modules make), ``text.mask`` [B, L] (true where there is a token). Models whose layers share their attention,
+    or make query, key and value at once, have no scores, queries, keys and values.
     """
 
     modalities = ("text",)
@@ -53,6 +64,7 @@ class SentenceEncoder(Encoder):
         dense = [module for module in head if isinstance(module, Dense)]
         self.embed_dim = dense[-1].linear.out_features if dense else self.features_dim
         self.num_layers = int(self.config.num_hidden_layers)
+        self._has_internals = bool(attention_layers(model, self.num_layers))
         self._weights_identity = weights_identity
 
     def taps(self) -> tuple[str, ...]:
@@ -62,6 +74,7 @@ class SentenceEncoder(Encoder):
             "text.tokens",
             *(f"text.hidden.{layer}" for layer in range(self.num_layers + 1)),
             *(f"text.attention.{layer}" for layer in range(self.num_layers)),
+            *internal_taps("text", self.num_layers if self._has_internals else 0),
             "text.mask",
         )
 
@@ -83,36 +96,34 @@ class SentenceEncoder(Encoder):
         features: Features = {"text.mask": mask.bool()}
         if set(taps) == {"text.mask"}:
             return features
-        layers = [layer_of(tap) for tap in taps]
-        wants = {stem for stem, layer in layers if layer is not None}
+        layered = [(tap, stem.removeprefix("text."), n) for tap in taps for stem, n in [layer_of(tap)] if n is not None]
+        wants = {what for _, what, _ in layered}
         arguments = {"input_ids": inputs["text_ids"], "attention_mask": mask}
         if "text_types" in inputs:
             arguments["token_type_ids"] = inputs["text_types"]
-        with attention_weights(self.model, wanted="text.attention" in wants):
+        with (
+            attention_weights(self.model, wanted=bool(EAGER & wants)),
+            recorded(self.model, self.num_layers, [(what, number) for _, what, number in layered]) as found,
+        ):
             output = self.model(
                 **arguments,
-                output_hidden_states="text.hidden" in wants,
-                output_attentions="text.attention" in wants,
+                output_hidden_states="hidden" in wants,
+                output_attentions="attention" in wants,
                 return_dict=True,
             )
         tokens = output.last_hidden_state
         features["text.tokens"] = tokens
-        for stem, layer in layers:
-            if layer is not None:
-                states = output.hidden_states if stem == "text.hidden" else output.attentions
-                features[f"{stem}.{layer}"] = self._layer(states, layer, stem)
+        for tap, what, number in layered:
+            if what in INTERNALS:
+                features[tap] = recorded_output(found, what, number, tap, self.model)
+            else:
+                states = output.hidden_states if what == "hidden" else output.attentions
+                features[tap] = layer_output(states, number, tap, self.model)
         if "text.embedding" in taps or "text.features" in taps:
             features["text.features"] = self.pooling(tokens, mask)
         if "text.embedding" in taps:
             features["text.embedding"] = self.head(features["text.features"])
         return features
-
-    def _layer(self, states: Sequence[Tensor | None] | None, layer: int, stem: str) -> Tensor:
-        # Some implementations return nothing where they cannot; a loss over nothing would silently be zero.
-        state = states[layer] if states is not None and layer < len(states) else None
-        if state is None:
-            raise AdapterError(f"{type(self.model).__name__} gave no {stem}.{layer}; its library does not return it.")
-        return state
 
     def identity(self) -> str:
         weights = self._weights_identity or self.state_hash()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from xmodal.adapters.pooling import Dense, Normalize, Pooling
 from xmodal.adapters.preprocess import TextPreprocess
 from xmodal.adapters.sentence_encoder import SentenceEncoder
+from xmodal.adapters.static_encoder import StaticEncoder, read_static_folder
 from xmodal.errors import AdapterError
 
 _UNUSED = ("pooler.", "embeddings.position_ids", "lm_head.")
@@ -22,7 +23,7 @@ _UNUSED = ("pooler.", "embeddings.position_ids", "lm_head.")
 
 def read_sentence_folder(
     folder: Path, name: str, *, prompt: str | None = None, weights_identity: str | None = None
-) -> SentenceEncoder:
+) -> SentenceEncoder | StaticEncoder:
     """The encoder in ``folder``, with pooling and head as ``modules.json`` says; mean pooling where there is none.
 
     ``prompt`` None takes the folder's own default prompt, where it has one.
@@ -32,27 +33,38 @@ def read_sentence_folder(
         folder / "modules.json", [{"type": "Transformer", "path": ""}, {"type": "Pooling", "path": None}]
     )
     kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    if kinds[:1] == ["StaticEmbedding"]:
+        head = _read_head(folder, modules[1:], name)
+        return read_static_folder(folder / (modules[0]["path"] or ""), name, head, _prompt(folder, prompt)).eval()
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise AdapterError(
-            f"{name} is a chain of {', '.join(kinds)}; we read Transformer, Pooling, then Dense and Normalize."
+            f"{name} is a chain of {', '.join(kinds)}; we read Transformer, Pooling, then Dense and Normalize, and "
+            "StaticEmbedding."
         )
     own = folder / (modules[0]["path"] or "")
     settings = _sentence_settings(own)
     model = load_transformer(own, settings.get("model_args") or settings.get("model_kwargs") or {})
     preprocess = TextPreprocess(*load_tokenizer(own, settings, model.config), prompt=_prompt(folder, prompt))
+    preprocess.max_length = min(preprocess.max_length, offset_positions(model) or preprocess.max_length)
     where = modules[1]["path"]
     pooling = Pooling.from_config(
         _read_json(folder / where / "config.json", {}) if where else {}, preprocess.prompt_length()
     )
+    head = _read_head(folder, modules[2:], name)
+    return SentenceEncoder(name, model, preprocess, pooling, head, weights_identity).eval()
+
+
+def _read_head(folder: Path, modules: Sequence[Mapping[str, Any]], name: str) -> list[nn.Module]:
     head: list[nn.Module] = []
-    for kind, module in zip(kinds[2:], modules[2:], strict=True):
+    for module in modules:
+        kind = module["type"].rsplit(".", 1)[-1]
         if kind == "Dense":
             head.append(Dense.from_folder(folder / module["path"]))
         elif kind == "Normalize":
             head.append(Normalize())
         else:
             raise AdapterError(f"{name} has a module {kind} after its pooling; we read Dense and Normalize there.")
-    return SentenceEncoder(name, model, preprocess, pooling, head, weights_identity).eval()
+    return head
 
 
 def load_transformer(folder: Path, options: dict[str, Any]) -> Any:
@@ -61,9 +73,9 @@ def load_transformer(folder: Path, options: dict[str, Any]) -> Any:
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code"}
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kind = transformers.AutoModelForTextEncoding if config.is_encoder_decoder else transformers.AutoModel
-        with _quiet(transformers):
+        with quiet(transformers):
             model, report = kind.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -84,7 +96,7 @@ def load_tokenizer(folder: Path, settings: dict[str, Any], config: Any | None = 
     import transformers
 
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AdapterError(f"{folder} holds no tokenizer that transformers can load: {reason:.300}") from error
@@ -97,6 +109,17 @@ def load_tokenizer(folder: Path, settings: dict[str, Any], config: Any | None = 
     if settings.get("do_lower_case"):
         _lower_case(tokenizer)
     return tokenizer, int(length)
+
+
+def offset_positions(model: Any) -> int | None:
+    """Tokens that a model can number which begins after the padding's own number, as RoBERTa does; else None.
+
+    Its config counts two more: a text cut at those would reach behind the position embeddings.
+    """
+    positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    if not isinstance(positions, nn.Embedding) or positions.padding_idx is None:
+        return None
+    return positions.num_embeddings - positions.padding_idx - 1
 
 
 def _lower_case(tokenizer: Any) -> None:
@@ -129,7 +152,7 @@ def _read_json(path: Path, default: Any) -> Any:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """No progress bar and no printed table of missing weights: we raise for those that matter."""
     log = transformers.utils.logging
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()

@@ -12,6 +12,7 @@ from xmodal.adapters.identity import digest
 from xmodal.adapters.preprocess import JoinedPreprocess
 from xmodal.adapters.registration import STUDENTS, option_problems
 from xmodal.adapters.sentence_encoder import SentenceEncoder
+from xmodal.adapters.static_encoder import StaticEncoder
 from xmodal.adapters.students.image import ImageStudent
 from xmodal.adapters.students.image import image as make_image
 from xmodal.adapters.students.text import text as make_text
@@ -24,7 +25,7 @@ class ClipStudent(Encoder):
     modalities = ("image", "text")
     preprocess: JoinedPreprocess
 
-    def __init__(self, name: str, image: ImageStudent, text: SentenceEncoder) -> None:
+    def __init__(self, name: str, image: ImageStudent, text: SentenceEncoder | StaticEncoder) -> None:
         super().__init__()
         if image.embed_dim != text.embed_dim:
             raise AdapterError(f"The towers of {name} embed into {image.embed_dim} and {text.embed_dim} dimensions.")

@@ -1,41 +1,79 @@
-"""A small BERT from random weights as text student, with the linear head into the teacher's space."""
+"""A compact transformer as text student, from random weights or from a bigger one's layers, with a linear head."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from xmodal.adapters.hub import fetch
+from xmodal.adapters.layer_selection import check_layers, evenly_spaced, select_layers
 from xmodal.adapters.pooling import Dense, Pooling
 from xmodal.adapters.preprocess import TextPreprocess
 from xmodal.adapters.registration import STUDENTS
 from xmodal.adapters.sentence_encoder import SentenceEncoder
-from xmodal.adapters.sentence_folder import load_tokenizer
+from xmodal.adapters.sentence_folder import load_tokenizer, read_sentence_folder
+from xmodal.adapters.tokenizer_trim import Trimmed, read_texts, trim_embeddings, trim_tokenizer
 from xmodal.errors import AdapterError
+
+_DEFAULT_TOKENIZER = "sentence-transformers/all-MiniLM-L6-v2"
+_WIDTH, _HEADS, _DROPOUT = 256, 4, 0.1
 
 
 @STUDENTS.register("text")
 def text(
-    tokenizer: str = "sentence-transformers/all-MiniLM-L6-v2",
+    tokenizer: str | None = None,
     num_layers: int = 4,
-    width: int = 256,
-    num_heads: int = 4,
+    width: int | None = None,
+    num_heads: int | None = None,
     embed_dim: int | None = None,
     max_length: int = 64,
-    dropout: float = 0.1,
+    dropout: float | None = None,
+    model: str | None = None,
+    layers: list[int] | None = None,
+    texts: str | list[str] | None = None,
+    vocab_size: int | None = None,
 ) -> SentenceEncoder:
-    """A BERT of ``num_layers`` layers, mean pooling, and a linear head to ``embed_dim`` (none without it).
+    """A transformer of ``num_layers`` layers, its pooling, and a linear head to ``embed_dim`` (none without it).
 
-    ``tokenizer`` is the hub name, folder or package whose tokenizer it takes; ``max_length`` is in tokens. Its taps are
-    those of :class:`~xmodal.adapters.sentence_encoder.SentenceEncoder`.
+    Without ``model`` a BERT of random weights, of ``width`` (256) and ``num_heads`` (4), and mean pooling, over the
+    ``tokenizer`` of a hub name, folder or package (all-MiniLM-L6-v2's). With ``model``, a transformers text encoder by
+    hub name, folder or package: ``num_layers`` of its layers, evenly spaced from the first to the last, or those that
+    ``layers`` names by number; width, heads, tokenizer and pooling are its own, and the head is left out where it would
+    be square. ``texts`` are shards or ``.txt`` files: of the tokenizer only their tokens are kept, at most
+    ``vocab_size``, the most frequent. ``max_length`` is in tokens. ``dropout`` is 0.1, or the model's own.
+    Its taps are those of :class:`~xmodal.adapters.sentence_encoder.SentenceEncoder`.
     """
+    if vocab_size is not None and texts is None:
+        raise AdapterError("student.vocab_size keeps the most frequent tokens of student.texts: give texts as well.")
+    if model is not None:
+        for name, given in (("tokenizer", tokenizer), ("width", width), ("num_heads", num_heads)):
+            if given is not None:
+                raise AdapterError(f"student.model brings its own {name}: leave student.{name} out.")
+        return _selected(model, num_layers, layers, embed_dim, max_length, dropout, texts, vocab_size)
+    if layers is not None:
+        raise AdapterError("student.layers are those of student.model: give it, or num_layers for a new model.")
+    source = tokenizer or _DEFAULT_TOKENIZER
+    words, longest = load_tokenizer(fetch(source, weights=False).folder, {})
+    _check_length(max_length, longest, f"the tokenizer of {source}")
+    if texts is not None:
+        words = trim_tokenizer(words, read_texts(texts), vocab_size).tokenizer
+    return _random(words, num_layers, width or _WIDTH, num_heads or _HEADS, embed_dim, max_length, dropout)
+
+
+def _random(
+    words: Any,
+    num_layers: int,
+    width: int,
+    num_heads: int,
+    embed_dim: int | None,
+    max_length: int,
+    dropout: float | None,
+) -> SentenceEncoder:
     from transformers import BertConfig, BertModel
 
     if width % num_heads:
         raise AdapterError(f"student.width {width} is not a multiple of student.num_heads {num_heads}.")
-    words, longest = load_tokenizer(fetch(tokenizer, weights=False).folder, {})
-    if max_length > longest:
-        raise AdapterError(
-            f"student.max_length {max_length} is more than the tokenizer of {tokenizer} allows: {longest}."
-        )
     words.model_max_length = max_length  # also for those who load the tokenizer alone
+    rate = _DROPOUT if dropout is None else dropout
     config = BertConfig(
         vocab_size=len(words),
         hidden_size=width,
@@ -43,8 +81,8 @@ def text(
         num_attention_heads=num_heads,
         intermediate_size=4 * width,
         max_position_embeddings=max_length,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
+        hidden_dropout_prob=rate,
+        attention_probs_dropout_prob=rate,
         pad_token_id=words.pad_token_id,
     )
     # Its pooler would be weights that no tap reads: without gradient, and refused by DDP.
@@ -52,3 +90,41 @@ def text(
     head = [Dense(width, embed_dim)] if embed_dim else []
     name = f"text ({num_layers} layers of {width})"
     return SentenceEncoder(name, model, TextPreprocess(words, max_length), Pooling(["mean"]), head)
+
+
+def _selected(
+    model: str,
+    num_layers: int,
+    layers: list[int] | None,
+    embed_dim: int | None,
+    max_length: int,
+    dropout: float | None,
+    texts: str | list[str] | None,
+    vocab_size: int | None,
+) -> SentenceEncoder:
+    source = read_sentence_folder(fetch(model).folder, f"student.model {model}")
+    if not isinstance(source, SentenceEncoder):
+        raise AdapterError(f"student.model {model!r} has no layers; the student for it is called static.")
+    total, preprocess = source.num_layers, source.preprocess
+    _check_length(max_length, preprocess.max_length, model)
+    chosen = check_layers(layers, total, model) if layers is not None else evenly_spaced(total, num_layers)
+    small = select_layers(source.model, chosen, dropout)
+    words = preprocess.tokenizer
+    if texts is not None:
+        trimmed: Trimmed = trim_tokenizer(words, read_texts(texts), vocab_size)
+        trim_embeddings(small, trimmed)
+        words = trimmed.tokenizer
+    words.model_max_length = max_length
+    dense = bool(embed_dim) and embed_dim != source.features_dim
+    return SentenceEncoder(
+        f"text ({len(chosen)} of {total} layers of {model.rpartition('/')[2]})",
+        small,
+        TextPreprocess(words, max_length, preprocess.prompt),
+        source.pooling,
+        [Dense(source.features_dim, embed_dim)] if dense and embed_dim else [],
+    )
+
+
+def _check_length(max_length: int, longest: int, owner: str) -> None:
+    if max_length > longest:
+        raise AdapterError(f"student.max_length {max_length} is more than {owner} allows: {longest}.")

@@ -1,5 +1,5 @@
 """Teachers: importing this package registers them all."""
 
-from xmodal.adapters.teachers import reinforced, sentence, timm
+from xmodal.adapters.teachers import ensemble, open_clip, reinforced, sentence, timm, transformers
 
-__all__ = ["reinforced", "sentence", "timm"]
+__all__ = ["ensemble", "open_clip", "reinforced", "sentence", "timm", "transformers"]

@@ -6,10 +6,11 @@ from xmodal.adapters.hub import fetch
 from xmodal.adapters.registration import TEACHERS
 from xmodal.adapters.sentence_encoder import SentenceEncoder
 from xmodal.adapters.sentence_folder import read_sentence_folder
+from xmodal.adapters.static_encoder import StaticEncoder
 
 
 @TEACHERS.register("sentence")
-def sentence(model: str, revision: str | None = None, prompt: str | None = None) -> SentenceEncoder:
+def sentence(model: str, revision: str | None = None, prompt: str | None = None) -> SentenceEncoder | StaticEncoder:
     """A text encoder by hub name, folder or installed package.
 
     ``model``: ``sentence-transformers/all-MiniLM-L6-v2``, or a folder's path. ``revision`` is resolved to a commit.

@@ -32,23 +32,25 @@ def full_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
 def origin_of(spec: Mapping[str, Any]) -> dict[str, str]:
     """Option → what pins its content as it is on this machine, for options that name files, packages or hub models.
 
-    A model that is not here has no entry. Nothing is downloaded.
+    A model that is not here has no entry. Nothing is downloaded. An ensemble's are those of its teachers, by number.
     """
-    pins = {
+    own = {
         option: pin
         for option, value in spec.items()
         if option not in ("name", "cached")
         and isinstance(value, str)
         and (pin := _pin(value, spec.get("revision"))) is not None
     }
-    return pins
+    for number, member in enumerate(spec.get("teachers") or () if spec.get("name") == "ensemble" else ()):
+        own |= {f"teachers.{number}.{option}": pin for option, pin in origin_of(member).items()}
+    return own
 
 
 def same_origin(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Whether two machines have the same files, as far as both can tell by the same means."""
     for option in set(one) & set(other):
-        mine, theirs = one[option].partition(":"), other[option].partition(":")
-        if mine[0] == theirs[0] and mine[2] != theirs[2]:
+        mine, theirs = one[option], other[option]
+        if mine != theirs and mine.partition(":")[0] == theirs.partition(":")[0]:
             return False
     return True
 

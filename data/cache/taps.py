@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,6 +16,8 @@ SMALLEST_HALF = 2.0**-14
 """The largest number that float16 holds, and the smallest that it holds with all of its digits."""
 
 TOP = ("values", "indices", "tail")
+_PART = re.compile(r"\.part\.\d+\.")
+"""What stands in the taps of one of a teacher's several parts: ``text.part.0.hidden.3``."""
 _ALONG_TOKENS = {"hidden": 1, "tokens": 1, "mask": 1, "query": 1, "key": 1, "value": 1, "attention": 2, "scores": 2}
 """Part of a tap's name → along how many axes tokens lie; where two, they are the last ones (``[B, H, L, L]``)."""
 
@@ -43,8 +46,10 @@ def token_axes(tap: str, ndim: int) -> tuple[int, ...]:
 
     >>> token_axes("text.hidden.3", 2), token_axes("text.attention.0", 3), token_axes("image.tokens", 2)
     ((0,), (1, 2), ())
+    >>> token_axes("text.part.1.hidden.3", 2), token_axes("text.part.1", 1)
+    ((0,), ())
     """
-    head, _, rest = tap.partition(".")
+    head, _, rest = _PART.sub(".", tap).partition(".")
     kind = rest.partition(".")[0]
     if head == "image":
         return ()
@@ -55,8 +60,13 @@ def token_axes(tap: str, ndim: int) -> tuple[int, ...]:
 
 
 def mask_of(tap: str, available: Sequence[str]) -> str | None:
-    """The mask that says which tokens of ``tap`` are real, where the model has one."""
-    mask = f"{tap.partition('.')[0]}.mask"
+    """The mask that says which tokens of ``tap`` are real, where the model has one.
+
+    >>> mask_of("text.part.1.hidden.3", ["text.part.0.mask", "text.part.1.mask"])
+    'text.part.1.mask'
+    """
+    part = _PART.search(tap)  # a member's taps have its own mask
+    mask = f"{tap.partition('.')[0]}{part[0] if part else '.'}mask"
     return mask if mask in available and token_axes(tap, 3) else None
 
 

@@ -12,8 +12,8 @@ def test_the_registries_hold_every_adapter() -> None:
     import xmodal.adapters.students
     import xmodal.adapters.teachers  # noqa: F401
 
-    assert list(TEACHERS) == ["reinforced", "sentence", "timm"]
-    assert list(STUDENTS) == ["clip", "image", "text"]
+    assert list(TEACHERS) == ["ensemble", "open_clip", "reinforced", "sentence", "timm", "transformers"]
+    assert list(STUDENTS) == ["clip", "image", "static", "text"]
 
 
 def test_a_wrong_name_points_at_the_nearest() -> None:

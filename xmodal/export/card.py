@@ -13,8 +13,15 @@ from xmodal.files import write_text
 Metrics = Mapping[str, Mapping[str, float]]
 """Split → metric → value."""
 
-_LIBRARY = {"image": "timm", "text": "sentence-transformers", "clip": "timm"}
-_TASK = {"image": "image-feature-extraction", "text": "sentence-similarity", "clip": "zero-shot-image-classification"}
+_LIBRARY = {"image": "timm", "text": "sentence-transformers", "clip": "timm", "module": "pytorch"}
+_TASK = {
+    "image": "image-feature-extraction",
+    "text": "sentence-similarity",
+    "clip": "zero-shot-image-classification",
+    "module": "feature-extraction",
+}
+_KINDS = {"static": "text"}
+"""Students whose folders are of another one's kind."""
 _LOAD = {
     "image": """import timm
 import torch
@@ -29,6 +36,10 @@ with torch.inference_mode():
 
 model = SentenceTransformer("{folder}")
 embedding = model.encode(["a sentence"])  # [1, {dim}]
+""",
+    "module": """from safetensors.torch import load_file
+
+module.load_state_dict(load_file("{folder}/model.safetensors"))  # your own module; its embeddings are [B, {dim}]
 """,
     "clip": """import timm
 from sentence_transformers import SentenceTransformer
@@ -52,7 +63,7 @@ def model_card(
     ``metrics`` is {split: {metric: value}}, ``baseline`` the same for the student trained without its teacher.
     ``folder`` is what the loading code calls the student's folder.
     """
-    kind = spec.get("name", "image")
+    kind = _KINDS.get(spec.get("name", "image"), spec.get("name", "image"))
     recipe = _recipe(metadata)
     space = metadata.get("space") or {}
     dim = space.get("dim") or spec.get("embed_dim") or spec.get("num_classes") or "D"
@@ -62,7 +73,8 @@ def model_card(
             kind, spec, metadata, str(recipe.get("description") or "")
         ),
         "## Load it": f"It is an ordinary {_LIBRARY[kind]} checkpoint, no xmodal needed.\n\n```python\n{load}```\n\n"
-        "With xmodal, `xmodal.load_student(FOLDER)` gives the same model with `.preprocess` and `.metadata`.",
+        f"With xmodal, `xmodal.load_student(FOLDER{', module=…' if kind == 'module' else ''})` gives the same model "
+        "with `.preprocess` and `.metadata`.",
         "## Its space": _space(space) if space else "",
         "## Measured": _table(metrics, baseline or {}) if metrics else "",
         "## How it was made": _made(recipe, metadata),
@@ -109,6 +121,7 @@ def _what(kind: str, spec: Mapping[str, Any], metadata: Mapping[str, Any], descr
         "image": f"An image network, `{image}`",
         "text": "A text encoder",
         "clip": f"An image tower, `{image}`, and a text tower",
+        "module": f"`{spec.get('model', 'a module')}`, its maker's own",
     }[kind]
     teachers = [spec for spec in (metadata.get("teachers") or {}).values() if isinstance(spec, Mapping)]
     names = ", ".join(f"`{teacher.get('model') or teacher.get('name')}`" for teacher in teachers)

@@ -10,17 +10,18 @@ from typing import Any
 from xmodal.errors import AdapterError
 
 CLIP_FILE = "xmodal.json"
+MODULE_KEY = "module_class"
+"""In ``config.json``, the class of a student that is the user's own module."""
 
 
 def kind_of(folder: Path) -> str | None:
-    """``image``, ``text`` or ``clip``: what student lies in ``folder``; None where none does."""
+    """``image``, ``text``, ``clip`` or ``module``: what student lies in ``folder``; None where none does."""
     if (folder / CLIP_FILE).is_file():
         return "clip"
     if (folder / "modules.json").is_file():
         return "text"
-    if (folder / "config.json").is_file() and "architecture" in read_json(folder / "config.json"):
-        return "image"
-    return None
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return "image" if "architecture" in config else "module" if MODULE_KEY in config else None
 
 
 def find_student(given: str | Path) -> tuple[Path, str]:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.adapters.encoder import Encoder
+from xmodal.adapters.module_encoder import ModuleEncoder
 from xmodal.adapters.sentence_encoder import SentenceEncoder
+from xmodal.adapters.static_encoder import StaticEncoder
 from xmodal.adapters.students.clip import ClipStudent
 from xmodal.adapters.students.image import ImageStudent
 from xmodal.errors import AdapterError
 from xmodal.export.card import Metrics, model_card
 from xmodal.export.image import read_image, write_image
 from xmodal.export.layout import CLIP_FILE, find_student, kind_of, read_notes, write_json
+from xmodal.export.module import read_module, write_module
 from xmodal.export.text import read_text, write_text
 
 
@@ -31,9 +34,9 @@ def save_student(
     """Write ``encoder`` to ``folder`` and return it.
 
     An image student is a timm ``local-dir:`` folder, a text student a sentence-transformers one, a clip student holds
-    one of each. ``metadata`` (JSON; by default the own one) goes into the config under ``xmodal``, ``metrics`` and
-    ``baseline`` ({split: {metric: value}}) into the model card. The folder is written under a temporary name and
-    renamed; a student that lies there is replaced.
+    one of each, a wrapped module is its state dict. ``metadata`` (JSON; by default the own one) goes into the config
+    under ``xmodal``, ``metrics`` and ``baseline`` ({split: {metric: value}}) into the model card. The folder is written
+    under a temporary name and renamed; a student that lies there is replaced.
 
     Raises :class:`~xmodal.errors.AdapterError` where ``folder`` holds something else.
     """
@@ -47,8 +50,9 @@ def save_student(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         temporary.chmod(0o755)  # mkdtemp makes folders for the owner alone
-        _write(encoder, temporary, {"student": encoder.spec, **metadata})
-        card = model_card(encoder.spec, metadata, metrics=metrics, baseline=baseline)
+        spec = _saved_spec(encoder)
+        _write(encoder, temporary, {"student": spec, **metadata})
+        card = model_card(spec, metadata, metrics=metrics, baseline=baseline)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         _swap(temporary, folder)
     finally:
@@ -56,33 +60,40 @@ def save_student(
     return folder
 
 
-def load_student(folder: str | Path) -> Encoder:
+def load_student(folder: str | Path, *, module: Encoder | None = None) -> Encoder:
     """The student in ``folder``, or in ``folder/student`` of a run, in eval mode, on the CPU, in float32.
 
     It has ``.model`` (the library's own module), ``.preprocess`` and ``.metadata``. A timm or sentence-transformers
-    folder that xmodal did not write is read too, with empty metadata.
+    folder that xmodal did not write is read too, with empty metadata. Where the student is a module of the user's own,
+    ``module`` is that module, made and wrapped anew by :func:`~xmodal.adapters.wrap_module`; its weights are replaced.
 
     Raises :class:`~xmodal.errors.AdapterError` where there is no student, or its files are broken.
     """
     folder, kind = find_student(folder)
     encoder: Encoder
-    if kind == "image":
+    if module is not None and kind != "module":
+        raise AdapterError(f"{folder} holds a student of kind {kind}, which needs no module=.")
+    if kind == "module":
+        encoder = read_module(folder, module)
+    elif kind == "image":
         encoder = read_image(folder)
     elif kind == "text":
         encoder = read_text(folder)
     else:
         encoder = ClipStudent(f"clip ({folder.name})", read_image(folder / "image"), read_text(folder / "text"))
     notes = read_notes(folder)
-    encoder.spec = notes.pop("student", {})
-    encoder.metadata = notes
+    encoder.spec = notes.pop("student", {}) if kind != "module" else encoder.spec
+    encoder.metadata = {name: value for name, value in notes.items() if name != "student"}
     return encoder.eval()
 
 
 def _write(encoder: Encoder, folder: Path, notes: Mapping[str, Any]) -> None:
     if isinstance(encoder, ImageStudent):
         write_image(encoder, folder, notes)
-    elif isinstance(encoder, SentenceEncoder):
+    elif isinstance(encoder, SentenceEncoder | StaticEncoder):
         write_text(encoder, folder, notes)
+    elif isinstance(encoder, ModuleEncoder):
+        write_module(encoder, folder, notes)
     elif isinstance(encoder, ClipStudent):
         for name, tower in (("image", encoder.image), ("text", encoder.text)):
             (folder / name).mkdir()
@@ -90,8 +101,14 @@ def _write(encoder: Encoder, folder: Path, notes: Mapping[str, Any]) -> None:
         write_json(folder / CLIP_FILE, notes)
     else:
         raise AdapterError(
-            f"{encoder.name} is a {type(encoder).__name__}; only image, text and clip students can be saved."
+            f"{encoder.name} is a {type(encoder).__name__}; only image, text and clip students and wrapped "
+            "modules can be saved."
         )
+
+
+def _saved_spec(encoder: Encoder) -> dict[str, Any]:
+    """Name and options of the student; of a module, which no name makes again, the class."""
+    return {"name": "module", "model": encoder.module_class} if isinstance(encoder, ModuleEncoder) else encoder.spec
 
 
 def _replaceable(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A text student as a sentence-transformers folder: Transformer, Pooling and, with a head, Dense."""
+"""A text student as a sentence-transformers folder: Transformer and Pooling, or StaticEmbedding, and Dense."""
 
 from __future__ import annotations
 
@@ -7,43 +7,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from xmodal.adapters.pooling import POOLERS, Dense, Normalize, Pooling
 from xmodal.adapters.sentence_encoder import SentenceEncoder
 from xmodal.adapters.sentence_folder import read_sentence_folder
+from xmodal.adapters.static_encoder import StaticEncoder
 from xmodal.errors import AdapterError
 from xmodal.export.layout import read_notes, write_json
 from xmodal.export.tensors import write_tensors
+
+Text = SentenceEncoder | StaticEncoder
 
 _NOT_OURS = ("_name_or_path", "xmodal")  # a path of this machine, and the notes of an earlier save
 _MODULE = "sentence_transformers.models."  # the names that every release since 2.0 reads
 
 
-def write_text(encoder: SentenceEncoder, folder: Path, notes: Mapping[str, Any]) -> None:
+def write_text(encoder: Text, folder: Path, notes: Mapping[str, Any]) -> None:
     """Write model, tokenizer, pooling and head; ``notes`` go into ``config.json`` under ``xmodal``."""
-    model: Any = encoder.model
-    preprocess = encoder.preprocess
-    own = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_OURS}
-    config = {**own, "architectures": [type(model).__name__], "dtype": "float32", "xmodal": dict(notes)}
-    write_json(folder / "config.json", config)
-    write_tensors(model, folder / "model.safetensors")
-    tokenizer = copy.deepcopy(preprocess.tokenizer)
-    if tokenizer.is_fast:  # else the file would hold the padding and truncation of the last call
-        tokenizer.backend_tokenizer.no_padding()
-        tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.save_pretrained(folder)
-    settings: dict[str, Any] = {"max_seq_length": preprocess.max_length, "do_lower_case": False}
-    if getattr(model, "pooler", ...) is None:
-        settings["model_args"] = {"add_pooling_layer": False}  # else loaders make one, of random numbers
-    write_json(folder / "sentence_bert_config.json", settings)
-    prompts = {"default": preprocess.prompt} if preprocess.prompt else {}
+    if isinstance(encoder, StaticEncoder):
+        modules = _write_static(encoder, folder, notes)
+    else:
+        modules = _write_transformer(encoder, folder, notes)
+    prompt = encoder.preprocess.prompt
+    prompts = {"default": prompt} if prompt else {}
     write_json(
         folder / "config_sentence_transformers.json",
         {"prompts": prompts, "default_prompt_name": "default" if prompts else None, "similarity_fn_name": "cosine"},
     )
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    (folder / "1_Pooling").mkdir()
-    write_json(folder / "1_Pooling" / "config.json", _pooling_config(encoder.pooling, model.config.hidden_size))
-    for number, module in enumerate(encoder.head, start=2):
+    for number, module in enumerate(encoder.head, start=len(modules)):
         kind = type(module).__name__
         place = folder / f"{number}_{kind}"
         place.mkdir()
@@ -60,7 +52,36 @@ def write_text(encoder: SentenceEncoder, folder: Path, notes: Mapping[str, Any])
     write_json(folder / "modules.json", entries)
 
 
-def read_text(folder: Path) -> SentenceEncoder:
+def _write_static(encoder: StaticEncoder, folder: Path, notes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    write_json(folder / "config.json", {"xmodal": dict(notes)})
+    rows = encoder.model.folded().cpu().contiguous()
+    save_file({"embedding.weight": rows}, folder / "model.safetensors", metadata={"format": "pt"})
+    encoder.preprocess.tokenizer.save(str(folder / "tokenizer.json"))
+    return [("", "StaticEmbedding")]
+
+
+def _write_transformer(encoder: SentenceEncoder, folder: Path, notes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    model: Any = encoder.model
+    preprocess = encoder.preprocess
+    own = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_OURS}
+    config = {**own, "architectures": [type(model).__name__], "dtype": "float32", "xmodal": dict(notes)}
+    write_json(folder / "config.json", config)
+    write_tensors(model, folder / "model.safetensors")
+    tokenizer = copy.deepcopy(preprocess.tokenizer)
+    if tokenizer.is_fast:  # else the file would hold the padding and truncation of the last call
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder)
+    settings: dict[str, Any] = {"max_seq_length": preprocess.max_length, "do_lower_case": False}
+    if getattr(model, "pooler", ...) is None:
+        settings["model_args"] = {"add_pooling_layer": False}  # else loaders make one, of random numbers
+    write_json(folder / "sentence_bert_config.json", settings)
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", _pooling_config(encoder.pooling, model.config.hidden_size))
+    return [("", "Transformer"), ("1_Pooling", "Pooling")]
+
+
+def read_text(folder: Path) -> Text:
     """The student in a sentence-transformers folder."""
     encoder = read_sentence_folder(folder, f"text ({folder.name})")
     encoder.spec = read_notes(folder).get("student", {})

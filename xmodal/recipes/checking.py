@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -121,11 +121,15 @@ def _of_model(path: str, spec: Mapping[str, Any], filled: frozenset[str]) -> Ite
 
 
 def _of_data(data: Any) -> Iterator[Mistake]:
-    from xmodal.data import expand
-
     if not isinstance(data, Mapping):
         return
-    for path, shards in (*_shards("data.train", data.get("train")), *_shards("data.val", data.get("val"))):
+    yield from _of_shards((*_shards("data.train", data.get("train")), *_shards("data.val", data.get("val"))))
+
+
+def _of_shards(given: Iterable[tuple[str, Any]]) -> Iterator[Mistake]:
+    from xmodal.data import expand
+
+    for path, shards in given:
         if not isinstance(shards, str) and not (
             isinstance(shards, list) and all(isinstance(entry, str) for entry in shards)
         ):
@@ -238,6 +242,7 @@ def _of_evaluation(evaluation: Any) -> Iterator[Mistake]:
     if not isinstance(evaluation, Mapping):
         return
     tasks, templates = evaluation.get("tasks"), evaluation.get("templates")
+    yield from _of_shards([("evaluate.train", evaluation.get("train"))])
     for number, task in enumerate(tasks if isinstance(tasks, list) else ()):
         if isinstance(task, str) and task not in TASKS:
             yield Mistake(f"evaluate.tasks.{number}", f"{task!r} is not a task. {hint(task, TASKS)}")

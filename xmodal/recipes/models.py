@@ -17,7 +17,8 @@ GIVEN = "given"
 """The name of a model that Python code handed over as an object; the recipe cannot make it again."""
 
 _IMAGE = ("image.embedding", "image.tokens", "image.map", "image.hidden.N")
-_TEXT = ("text.embedding", "text.features", "text.tokens", "text.hidden.N", "text.attention.N", "text.mask")
+_INSIDE = tuple(f"text.{kind}.N" for kind in ("attention", "scores", "query", "key", "value"))
+_TEXT = ("text.embedding", "text.features", "text.tokens", "text.hidden.N", *_INSIDE, "text.mask")
 _TOP = ("values", "indices", "tail")
 """What a cache may hold of logits in their place: the likeliest classes."""
 
@@ -55,12 +56,36 @@ def model_mistakes(path: str, name: str, options: Mapping[str, Any]) -> Iterator
         yield from _network(path, options)
     elif path == "student" and name == "clip":
         yield from _towers(options)
+    elif path != "student" and name == "ensemble":
+        yield from _members(path, options.get("teachers"))
+    elif path != "student" and name == "open_clip" and isinstance(options.get("model"), str):
+        from xmodal.adapters.open_clip.sources import open_clip_name_problem
+
+        if problem := open_clip_name_problem(options["model"]):
+            yield Mistake(f"{path}.model", problem)
     elif path != "student" and name == "sentence" and isinstance(options.get("model"), str):
         model = options["model"]
         if (model.startswith((".", "/", "~")) or model.count("/") > 1) and not Path(model).expanduser().is_dir():
             yield Mistake(
                 f"{path}.model", f"there is no folder {model!r}; give a folder with config.json, or a name on the hub"
             )
+
+
+def _members(path: str, teachers: Any) -> Iterator[Mistake]:
+    for number, spec in enumerate(teachers if isinstance(teachers, list) else ()):
+        own = f"{path}.teachers.{number}"
+        if not isinstance(spec, Mapping):
+            continue  # that it should be one was said of the whole list
+        if not isinstance(spec.get("name"), str):
+            yield Mistake(f"{own}.name", "is missing: the name of a teacher")
+            continue
+        options = {option: value for option, value in spec.items() if option != "name"}
+        factory, mistake = factory_of(own, spec["name"])
+        if mistake is not None:
+            yield mistake
+        if factory is not None:
+            yield from option_mistakes(own, f"teacher {spec['name']!r}", factory, options)
+            yield from model_mistakes(own, spec["name"], options)
 
 
 def _towers(options: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -113,13 +138,27 @@ def _taps(kind: str, name: str, spec: Mapping[str, Any]) -> tuple[str, ...] | No
         )
     if (kind, name) == ("teacher", "sentence"):
         return _numbered(_TEXT, _layers_of(spec.get("model")))
+    if (kind, name) == ("teacher", "ensemble"):
+        return _ensemble(spec.get("teachers"))
     if (kind, name) == ("student", "text"):
-        return _numbered(_TEXT, spec.get("num_layers", _default("text", "num_layers")))
+        layers = spec.get("layers")
+        count = spec.get("num_layers", _default("text", "num_layers"))
+        return _numbered(_TEXT, len(layers) if isinstance(layers, list) else count)
+    if (kind, name) == ("student", "static"):
+        return ("text.embedding", "text.features", "text.tokens", "text.mask")
     if (kind, name) == ("student", "clip"):
         tower = spec.get("text")
         text = {"name": "text", **(tower if isinstance(tower, Mapping) else {})}
         return (*(_taps(kind, "image", {}) or ()), *(_taps(kind, "text", text) or ()))
     return None
+
+
+def _ensemble(teachers: Any) -> tuple[str, ...] | None:
+    from xmodal.adapters.ensemble_taps import member_taps
+
+    specs = [spec if isinstance(spec, Mapping) else {} for spec in teachers] if isinstance(teachers, list) else [{}]
+    known = [_taps("teacher", str(spec.get("name")), spec) for spec in specs]
+    return None if None in known else tuple(member_taps([taps or () for taps in known]))
 
 
 def _default(student: str, option: str) -> Any:
@@ -132,7 +171,7 @@ def _numbered(taps: tuple[str, ...], num_layers: Any) -> tuple[str, ...]:
     """``N`` replaced by the layers of a text model: states before and after each, attention within each."""
     if type(num_layers) is not int:
         return taps
-    counts = {"text.hidden.N": num_layers + 1, "text.attention.N": num_layers}
+    counts = {"text.hidden.N": num_layers + 1, **dict.fromkeys(_INSIDE, num_layers)}
     return tuple(
         numbered
         for tap in taps
