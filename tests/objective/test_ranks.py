@@ -43,7 +43,7 @@ def test_values_are_those_of_the_whole_batch(ranks, alone):
 
 def test_banks_and_statistics_are_those_of_the_whole_batch_on_every_rank(ranks, alone):
     kept = part(alone, "kept.")
-    assert len(kept) == 8
+    assert len(kept) == 14
     assert all(tensor.any() for tensor in kept.values())
     for rank in ranks:
         torch.testing.assert_close(part(rank, "kept."), kept, rtol=1e-10, atol=1e-14)

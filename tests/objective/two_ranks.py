@@ -65,6 +65,22 @@ TERMS = [
         standardize={"momentum": 0.5},
     ),
     Term(
+        loss="feature_mse",
+        student="image.embedding",
+        teacher="text.embedding",
+        projection="linear",
+        standardize="phi_s",
+        label="measured",
+    ),
+    Term(
+        loss="feature_smooth_l1",
+        student="image.tokens",
+        teacher="text.words",
+        mask="teacher:text.mask",
+        projection={"name": "pca", "whiten": True},
+        side="teacher",
+    ),
+    Term(
         loss="augmented_feature",
         student=["image.embedding", "image.embedding"],
         teacher=["text.embedding", "text.embedding"],
@@ -154,6 +170,8 @@ def run(rank: int, world_size: int, group: dist.ProcessGroup | None) -> dict[str
     taps = objective.taps()
     others = {"teacher": models["teacher"](views["teacher"], taps["teacher"]), "batch": fields}
     masks = {**others, "student": {"image.mask": views["student"]["mask"]}}
+    objective.measure(masks, group=group)
+    objective.fit()
     for factor in (1.0, 2.0):  # two steps, of which the second finds what the first has left
         text = {tap: factor * value if value.is_floating_point() else value for tap, value in others["teacher"].items()}
         objective.observe([{**masks, "teacher": text}], group=group)

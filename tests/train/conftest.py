@@ -42,6 +42,13 @@ TINY = {
             "projection": {"name": "linear", "learning_rate_factor": 0.5},
             "weight": {"from": 0, "to": 0.5, "after": 0.1, "shape": "cosine"},
         },
+        {
+            "loss": "feature_mse",
+            "student": "image.embedding",
+            "teacher": "text.embedding",
+            "standardize": {"method": "phi_s", "samples": 40},
+            "weight": 0.1,
+        },
     ],
     "train": {"max_steps": 14, "batch_size": 16, "learning_rate": 0.002, "checkpoint_every": 3, "ema": 0.9},
 }
