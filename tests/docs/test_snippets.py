@@ -26,7 +26,7 @@ def test_the_snippets_of_a_page_run_one_after_another(page, tmp_path):
     code = "\n\n".join(snippets(page))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XMODAL_CACHE": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
 
