@@ -64,6 +64,7 @@ $(VENV)/.quickstart: pyproject.toml constraints.txt requirements-nodeps.txt | $(
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-nodeps.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.quickstart
+$(VENV)/.dev: requirements-nodeps-dev.txt $(VENV)/.quickstart
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-nodeps-dev.txt
 	touch $@

@@ -176,9 +176,17 @@ class Train(Section):
 class Evaluate(Section):
     """What is measured during training and at its end, on ``data.val``."""
 
-    tasks: list[str] = Field(["retrieval"], description="retrieval, zero-shot, agreement, mixed-index")
+    tasks: list[str] = Field(["retrieval"], description="retrieval, zero-shot, knn, probe, agreement, mixed-index")
     class_names: list[str] | None = Field(None, description="for zero-shot: the names, in the order of the labels")
     templates: list[str] = Field(["{}"], description="for zero-shot: sentences with {} for the name")
+    label: str | None = Field(
+        None, description="member that holds the label, an integer or a name: json.group; default: data.label"
+    )
+    train: Shards | None = Field(
+        None, description="for knn and probe: labelled shards to learn from; default: those of data.train"
+    )
+    knn_k: int = Field(20, ge=1, description="for knn: how many neighbours vote")
+    bootstrap: int = Field(0, ge=0, description="resamples for 95 % intervals, such as 1000; 0 is none")
 
 
 class Recipe(Section):
@@ -204,6 +212,15 @@ class Recipe(Section):
         if self.teacher is not None and self.teachers is not None:
             raise ValueError("give teacher or teachers, not both")
         return self
+
+    def probe_shards(self) -> Shards:
+        """What knn and probe learn from: ``evaluate.train``, else all the shards of ``data.train``."""
+        if self.evaluate.train is not None:
+            return self.evaluate.train
+        if not isinstance(self.data.train, dict):
+            return self.data.train
+        shards = [source.shards if isinstance(source, Source) else source for source in self.data.train.values()]
+        return [one for entry in shards for one in ([entry] if isinstance(entry, str) else entry)]
 
     def all_teachers(self) -> dict[str, Spec]:
         """Teachers by name; the only one of a recipe is called ``teacher``."""

@@ -139,6 +139,19 @@ def animals() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
+def labelled(animals) -> list[dict[str, Any]]:
+    """The same with a label for each of the 24 things, that of "thing called a" being 0."""
+    return [{**row, "cls": ord(row["text"][-1]) - 97} for row in animals]
+
+
+@pytest.fixture
+def train(make_shard, labelled) -> str:
+    """Other pictures of the same things, thing a the commonest, to learn from."""
+    extra = [{**labelled[0], "key": f"x{index}", "image": 300 + index} for index in range(3)]
+    return make_shard([*({**row, "image": row["image"] + 200} for row in labelled), *extra], "train")
+
+
+@pytest.fixture
 def vectors() -> Callable[..., np.ndarray]:
     """Embeddings straight from an encoder, one input at a time, in float64 and of length one."""
 

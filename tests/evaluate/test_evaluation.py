@@ -26,17 +26,18 @@ def test_retrieval_is_what_sorted_lists_say(make_shard, clip, animals, vectors, 
     assert (metrics["num_images"], metrics["num_texts"], metrics["num_samples"], metrics["num_bad"]) == (60, 24, 60, 0)
 
 
-def test_a_student_that_embeds_all_alike_scores_chance(make_shard, make_encoder, animals):
+def test_a_student_that_embeds_all_alike_scores_chance(make_shard, make_encoder, labelled, train):
     constant = make_encoder(("image", "text"), broken=lambda features: torch.ones_like(features))
-    shards = make_shard(animals)
+    shards = make_shard(labelled)
     teacher = make_encoder(("image",), seed=9)
-    metrics = evaluate(constant, shards, tasks=list(TASKS), teachers={"teacher": teacher}).metrics["data"]
+    metrics = evaluate(constant, shards, tasks=list(TASKS), teachers={"teacher": teacher}, train=train).metrics["data"]
     assert metrics["text_to_image_recall@10"] == pytest.approx(metrics["chance_recall@10"])
     assert metrics["image_to_text_recall@5"] == pytest.approx(5 / 24)
     assert metrics["zero_shot_top1"] == pytest.approx(metrics["chance_zero_shot_top1"]) == pytest.approx(1 / 24)
     assert metrics["zero_shot_top5"] == pytest.approx(metrics["chance_zero_shot_top5"])
     assert metrics["neighbor_agreement@10"] == pytest.approx(metrics["chance_neighbor_agreement@10"])
     assert metrics["chance_neighbor_agreement@10"] == pytest.approx(10 / 59)
+    assert metrics["knn_top1"] == metrics["probe_top1"] == metrics["majority_top1"] == pytest.approx(3 / 60)
 
 
 def test_identical_pictures_under_two_names_share_the_first_place(make_shard, clip):
@@ -132,13 +133,12 @@ def test_of_several_teachers_the_recorded_one_or_the_one_that_fits_is_taken(make
 
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (7, 2), (64, 1)])
 def test_figures_do_not_depend_on_batch_size_or_workers(
-    make_shard, make_encoder, clip, animals, batch_size, num_workers
+    make_shard, make_encoder, clip, labelled, train, batch_size, num_workers
 ):
-    shards, teachers = make_shard(animals), {"t": make_encoder(("image", "text"), seed=8)}
-    expected = evaluate(clip, shards, tasks=list(TASKS), teachers=teachers, gallery=3)
-    found = evaluate(
-        clip, shards, tasks=list(TASKS), teachers=teachers, gallery=3, batch_size=batch_size, num_workers=num_workers
-    )
+    options = {"tasks": list(TASKS), "teachers": {"t": make_encoder(("image", "text"), seed=8)}, "gallery": 3}
+    shards, options = make_shard(labelled), {**options, "train": train, "bootstrap": 100}
+    expected = evaluate(clip, shards, **options)
+    found = evaluate(clip, shards, **options, batch_size=batch_size, num_workers=num_workers)
     assert found.metrics["data"] == pytest.approx(expected.metrics["data"], abs=1e-6)
     assert [hit["key"] for row in found.gallery for hit in row["hits"]] == [
         hit["key"] for row in expected.gallery for hit in row["hits"]
@@ -155,11 +155,11 @@ def test_several_splits_are_measured_each_as_if_alone_and_a_text_is_embedded_onc
     assert [row["split"] for row in both.gallery] == ["a b", "a b", "second", "second"]
 
 
-def test_modes_are_restored_and_no_tensor_moves(make_shard, make_encoder, clip, animals):
+def test_modes_are_restored_and_no_tensor_moves(make_shard, make_encoder, clip, labelled, train):
     teacher = make_encoder(("image",), seed=2).freeze()
     clip.train()
     before, state = (clip.state_hash(), teacher.state_hash()), torch.random.get_rng_state()
-    evaluate(clip, make_shard(animals), tasks=list(TASKS), teachers={"t": teacher}, num_workers=1)
+    evaluate(clip, make_shard(labelled), tasks=list(TASKS), teachers={"t": teacher}, train=train, num_workers=1)
     assert (clip.state_hash(), teacher.state_hash()) == before
     assert clip.training
     assert clip.norm.training
@@ -186,10 +186,10 @@ def test_gallery_rows_are_the_nearest_pictures_with_the_right_ones_marked(make_s
 
 
 def test_every_figure_of_every_task_is_defined_and_every_definition_is_measured(
-    make_shard, make_encoder, clip, animals
+    make_shard, make_encoder, clip, labelled, train
 ):
-    teacher = make_encoder(("image", "text"), seed=8)
-    metrics = evaluate(clip, make_shard(animals), tasks=list(TASKS), teachers={"t": teacher}).metrics["data"]
+    options = {"tasks": list(TASKS), "teachers": {"t": make_encoder(("image", "text"), seed=8)}, "train": train}
+    metrics = evaluate(clip, make_shard(labelled), **options).metrics["data"]
     assert list(metrics) == list(METRICS)
     assert set(METRICS_OF) == {"every task", *TASKS}
     for values in metrics.values():

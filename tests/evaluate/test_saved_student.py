@@ -20,17 +20,19 @@ def student():
     return create_student("image", model="mobilenetv3_small_050", weights="random", embed_dim=384, image_size=32)
 
 
-def test_a_run_folder_is_evaluated_with_the_teacher_that_its_student_records(student, make_shard, animals, tmp_path):
-    shards = make_shard(animals)
+def test_a_run_folder_is_evaluated_with_the_teacher_that_its_student_records(
+    student, make_shard, labelled, train, tmp_path
+):
+    shards, tasks = make_shard(labelled), {"tasks": list(TASKS), "train": train}
     folder = save_student(
         student,
         tmp_path / "run" / "student",
         {"teachers": {"teacher": SPEC}, "space": {"teacher": SPEC, "tap": "text.embedding", "dim": 384}},
     )
     teacher = create_teacher(**SPEC)
-    expected = evaluate(student, shards, tasks=list(TASKS), teachers={"teacher": teacher}, gallery=2)
+    expected = evaluate(student, shards, **tasks, teachers={"teacher": teacher}, gallery=2)
     for place in (folder, folder.parent, str(folder)):
-        found = evaluate(place, shards, tasks=list(TASKS), gallery=2)
+        found = evaluate(place, shards, **tasks, gallery=2)
         assert found.metrics["data"] == pytest.approx(expected.metrics["data"], abs=1e-6)
     hits = search("thing called h", student=folder.parent, data=shards, count=3)
     again = search("thing called h", student=student, data=shards, teachers={"teacher": teacher}, count=3)

@@ -47,12 +47,22 @@ def as_splits(patterns: Sequence[str]) -> Shards | dict[str, Shards]:
 
 
 def of_run(student: Path) -> dict[str, Any]:
-    """What the run in a folder was evaluated on: ``val`` (shards or splits) and ``text``; empty for a mere student."""
+    """What the run in a folder was evaluated on; empty for a mere student.
+
+    ``val`` (shards or splits), ``text``, ``label``; for the probe and the neighbours ``train`` and ``knn_k``.
+    """
     from xmodal.recipes import load_recipe
 
     for folder in (student, student.parent):  # RUN, or RUN/student
         file = folder / "recipe.resolved.yaml"
         if file.is_file():
-            data = load_recipe(file).data
-            return {"val": data.val, "text": data.text}
+            recipe = load_recipe(file)
+            data = recipe.data
+            return {
+                "val": data.val,
+                "text": data.text,
+                "label": recipe.evaluate.label or data.label,
+                "train": recipe.probe_shards(),
+                "knn_k": recipe.evaluate.knn_k,
+            }
     return {}

@@ -1,4 +1,4 @@
-"""Measuring a student: retrieval, zero-shot, agreement with the teacher, mixed-index retrieval."""
+"""Measuring a student: retrieval, zero-shot, neighbours, linear probe, agreement with the teacher, mixed index."""
 
 from __future__ import annotations
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from xmodal.errors import EvaluationError
+from xmodal.evaluate.bootstrap import Figures, PerSample
 from xmodal.evaluate.metrics import NEIGHBORS
 from xmodal.evaluate.ranking import neighbor_overlap
 from xmodal.evaluate.space import Side, Space
 from xmodal.evaluate.split import Split
 
 
-def agreement(split: Split, space: Space) -> dict[str, float]:
+def agreement(split: Split, space: Space) -> Figures:
     """Cosine and shared neighbours over the samples that both models can embed.
 
     Where the widths differ there is no cosine to speak of, and only the neighbours are compared.
@@ -25,12 +26,12 @@ def agreement(split: Split, space: Space) -> dict[str, float]:
             f"Agreement needs two samples or more; split {split.name!r} has {len(student)} that both models embed."
         )
     k = min(NEIGHBORS, len(student) - 1)
-    metrics = {
-        f"neighbor_agreement@{NEIGHBORS}": float(neighbor_overlap(student, teacher, k).mean()),
+    metrics: dict[str, PerSample | float] = {
+        f"neighbor_agreement@{NEIGHBORS}": PerSample(neighbor_overlap(student, teacher, k)),
         f"chance_neighbor_agreement@{NEIGHBORS}": k / (len(student) - 1),
     }
     if student.shape[1] == teacher.shape[1]:
-        metrics = {"teacher_agreement": float((student * teacher).sum(1).mean()), **metrics}
+        metrics = {"teacher_agreement": PerSample((student * teacher).sum(1)), **metrics}
     return metrics
 
 

@@ -17,6 +17,7 @@ from xmodal.adapters.encoder import Encoder, Preprocess
 from xmodal.adapters.modes import in_eval_mode
 from xmodal.data.formats.captions import captions_of
 from xmodal.errors import EvaluationError
+from xmodal.evaluate.labels import Label, label_of
 from xmodal.recipe import Shards
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Embedded:
     """``[N, D]``, float32, on the CPU, each row of length one."""
     texts: list[str | None]
     """The samples' texts without surrounding blanks; None where there is none or it is empty."""
-    labels: list[int | None]
+    labels: list[Label | None]
+    """Integers or names; None where a sample has none."""
     captions: list[tuple[str, ...]]
     """All the texts of each sample, of which ``texts`` has the first; more than one only where all were asked for."""
     bad: int = 0
@@ -61,13 +63,16 @@ class TextAndLabel:
     A batch's own ``text`` and ``label`` are there only if all of its samples have them, which hangs on the batch size.
     """
 
-    def __init__(self, all_of: str | None = None) -> None:
-        self.all_of = all_of
+    def __init__(self, all_of: str | None = None, label: str = "cls") -> None:
+        self.all_of, self.label = all_of, label
         """The text of which every caption is wanted: a line each, or an entry each of a list in JSON."""
-        self.fields: tuple[str, ...] = () if all_of is None else ("members",)
+        self.fields: tuple[str, ...] = () if all_of is None and label == "cls" else ("members",)
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        return {"captions": self._captions(sample), "label": sample.get("label")}
+        return {"captions": self._captions(sample), "label": self._label(sample)}
+
+    def _label(self, sample: Mapping[str, Any]) -> Label | None:
+        return sample.get("label") if self.label == "cls" else label_of(sample["members"], self.label)
 
     def _captions(self, sample: Mapping[str, Any]) -> tuple[str, ...]:
         if self.all_of is not None:
@@ -87,14 +92,16 @@ def embed(
     batch_size: int = 128,
     num_workers: int = 0,
     text: str = "txt",
+    label: str = "cls",
     tap: str | None = None,
     all_captions: bool = False,
 ) -> Embedded:
     """Embed every sample of ``shards`` by the encoder's ``tap``, ``<modality>.embedding`` by default.
 
-    ``text`` names the member that holds the texts, as in a recipe's ``data.text``. Samples are decoded and
-    preprocessed in ``num_workers`` processes while the encoder works. Mode and random state are restored. With
-    ``all_captions`` a sample has every line of its text, or every entry of its list in JSON, as ``captions``.
+    ``text`` names the member that holds the texts, as in a recipe's ``data.text``, and ``label`` the one that holds an
+    integer or a name: ``cls``, or a path such as ``json.group``. Samples are decoded and preprocessed in
+    ``num_workers`` processes while the encoder works. Mode and random state are restored. With ``all_captions`` a
+    sample has every line of its text, or every entry of its list in JSON, as ``captions``.
 
     Raises :class:`EvaluationError` for a modality that the encoder does not have, shards without any sample that can
     be read, and an embedding that is not finite (named by its key).
@@ -106,7 +113,7 @@ def embed(
         shards,
         preprocess={
             "model": OneModality(encoder.preprocess, modality),
-            "facts": TextAndLabel(text if all_captions else None),
+            "facts": TextAndLabel(text if all_captions else None, label),
         },
         batch_size=batch_size,
         text=text,
@@ -114,7 +121,7 @@ def embed(
     )
     keys: list[str] = []
     captions: list[tuple[str, ...]] = []
-    labels: list[int | None] = []
+    labels: list[Label | None] = []
     chunks: list[Tensor] = []
     device = _device(encoder)
     with untouched(encoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,18 +13,24 @@ from xmodal.adapters.encoder import Encoder
 from xmodal.data.formats.clip_benchmark import ShardFolder, layout_of
 from xmodal.errors import EvaluationError, hint
 from xmodal.evaluate.agreement import agreement
+from xmodal.evaluate.bootstrap import Figures, settled
 from xmodal.evaluate.embedding import untouched
+from xmodal.evaluate.knn import knn
 from xmodal.evaluate.metrics import METRICS, TASKS
 from xmodal.evaluate.mixed_index import mixed_index
+from xmodal.evaluate.probe import Probes, probe
 from xmodal.evaluate.retrieval import gallery as gallery_rows
 from xmodal.evaluate.retrieval import retrieval
 from xmodal.evaluate.space import Space, open_space
 from xmodal.evaluate.split import Split, TextEmbeddings
+from xmodal.evaluate.training_set import TrainingSet, need_training_set, paths_of
 from xmodal.evaluate.zero_shot import ClassNames, check_templates, zero_shot
 from xmodal.recipe import Shards
 
 if TYPE_CHECKING:
     from xmodal.data.shards import ShardSet
+
+logger = logging.getLogger("xmodal")
 
 Captions = Literal["one", "all"]
 
@@ -33,7 +40,7 @@ class Evaluation:
     """What was measured. Every metric's definition is in :data:`xmodal.evaluate.METRICS`."""
 
     metrics: dict[str, dict[str, float]]
-    """Split → metric → figure."""
+    """Split → metric → figure, followed by ``METRIC_low`` and ``METRIC_high`` where an interval was asked for."""
     gallery: list[dict[str, Any]] = field(default_factory=list)
     """Rows ``{"split", "query", "hits": [{"key", "text", "score", "correct"}]}``, best hit first."""
 
@@ -51,7 +58,7 @@ class Evaluation:
         names = [metric for metric in METRICS if any(metric in split for split in self.metrics.values())]
         columns = [["", *names]]
         for split, values in self.metrics.items():
-            columns.append([split, *(_figure(metric, values.get(metric)) for metric in names)])
+            columns.append([split, *(_figure(metric, values) for metric in names)])
         widths = [max(map(len, column)) for column in columns]
         lines = []
         for first, *figures in zip(*columns, strict=True):
@@ -71,7 +78,12 @@ def evaluate(
     batch_size: int = 128,
     num_workers: int = 0,
     text: str = "txt",
+    label: str = "cls",
     captions: Captions | None = None,
+    train: Shards | ShardSet | None = None,
+    knn_k: int = 20,
+    knn_temperature: float = 0.07,
+    bootstrap: int = 0,
     gallery: int = 0,
     seed: int = 0,
 ) -> Evaluation:
@@ -79,12 +91,16 @@ def evaluate(
 
     A side (text or pictures) that the student lacks is embedded by the teacher in whose space it lies: the one in
     ``teachers``, or the one its metadata names. ``class_names`` and ``templates`` are for zero-shot (see
-    :func:`xmodal.evaluate.zero_shot.classes_of`); ``gallery`` is how many example queries to keep of each split,
-    picked by ``seed``. One set of shards becomes the split ``data``. Modes and random states are restored.
+    :func:`xmodal.evaluate.zero_shot.classes_of`); ``gallery`` is how many example queries to keep of each split.
+    One set of shards becomes the split ``data``. Modes and random states are restored.
 
     ``captions`` is ``one`` text a sample, or ``all``: every line of it, or entry of a list in JSON. A folder in
     clip_benchmark's layout says what its classes are called, how to ask for them, and whether to take all captions;
-    what is given here comes before that. Without templates a class is its name.
+    what is given here comes before that. Without templates a class is its name. ``label`` is the member that holds an
+    integer or a name, or a path into a JSON one.
+
+    ``train`` are the labelled shards that ``knn`` and ``probe`` learn from. ``bootstrap`` is how many resamples the
+    95 % intervals are made of; 0 makes none. ``seed`` draws them, the probe's held-out part and the gallery.
 
     Raises :class:`EvaluationError` for what these models or data cannot be measured by.
     """
@@ -94,39 +110,52 @@ def evaluate(
     splits: Mapping[str, Shards | ShardSet] = data if isinstance(data, Mapping) else {"data": data}
     if not splits:
         raise EvaluationError("No split was given. Pass shards, or shards by the name of their split.")
+    _check_numbers(knn_k=knn_k, knn_temperature=knn_temperature, bootstrap=bootstrap, seed=seed)
+    reading = {"batch_size": batch_size, "num_workers": num_workers, "text": text, "label": label}
+    training_set = None if train is None else TrainingSet(train, **reading)  # type: ignore[arg-type]
+    for task in {"knn", "probe"} & set(tasks):
+        need_training_set(training_set, task)
     space = open_space(student, teachers)
     main = space.side("image") if _sees_pictures(space, tasks) else space.side("text")
     texts = TextEmbeddings(batch_size)
     layouts = {name: _layout(name, shards, tasks) for name, shards in splits.items()}
+    probes = Probes(training_set, seed)
     metrics: dict[str, dict[str, float]] = {}
     rows: list[dict[str, Any]] = []
     with untouched(space.student, *space.teachers.values()):
         for name, shards in splits.items():
+            if training_set is not None and training_set.paths & paths_of(shards):
+                logger.warning("Split %r is among the training shards of knn and probe: no figure of unseen data", name)
             layout = layouts[name]
             split = Split(
                 name,
                 shards,
                 main,
                 texts=texts,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                text=text,
+                **reading,  # type: ignore[arg-type]
                 all_captions=(captions or ("all" if layout and layout.task == "retrieval" else "one")) == "all",
             )
-            measures: dict[str, Callable[[Split, Space], dict[str, float]]] = {
+            measures: dict[str, Callable[[Split, Space], Figures]] = {
                 "retrieval": retrieval,
                 "zero-shot": partial(
                     zero_shot,
                     class_names=class_names if class_names is not None or layout is None else layout.class_names,
                     templates=templates or (layout.templates if layout else None) or ("{}",),
                 ),
+                "knn": partial(knn, train=training_set, k=knn_k, temperature=knn_temperature),
+                "probe": partial(probe, probes=probes),
                 "agreement": agreement,
                 "mixed-index": mixed_index,
             }
             found: dict[str, float] = {"num_samples": len(split.keys), "num_bad": split.num_bad}
             for task in tasks:
-                found.update(measures[task](split, space))
-            metrics[name] = {metric: found[metric] for metric in METRICS if metric in found}
+                found.update(settled(measures[task](split, space), resamples=bootstrap, seed=seed))
+            metrics[name] = {
+                entry: found[entry]
+                for metric in METRICS
+                for entry in (metric, f"{metric}_low", f"{metric}_high")
+                if entry in found
+            }
             if gallery and space.has("image") and space.has("text"):  # pictures found by sentences
                 rows += gallery_rows(split, space, count=gallery, seed=seed)
     return Evaluation(metrics, rows)
@@ -134,10 +163,11 @@ def evaluate(
 
 def _layout(name: str, shards: object, tasks: Sequence[str]) -> ShardFolder | None:
     layout = layout_of(shards)
-    if layout is not None and layout.task == "multilabel" and "zero-shot" in tasks:
+    one_label = [task for task in tasks if task in ("zero-shot", "knn", "probe")]
+    if layout is not None and layout.task == "multilabel" and one_label:
         raise EvaluationError(
-            f"Split {name!r} ({shards}) has several labels a picture (dataset_type.txt: multilabel), and zero-shot "
-            "needs one. Leave it out, or choose another task."
+            f"Split {name!r} ({shards}) has several labels a picture (dataset_type.txt: multilabel), and "
+            f"{one_label[0]} needs one. Leave it out, or choose another task."
         )
     return layout
 
@@ -154,12 +184,30 @@ def check_tasks(tasks: Sequence[str]) -> None:
 
 
 def _sees_pictures(space: Space, tasks: Sequence[str]) -> bool:
-    if "image" in space.student.modalities or not set(tasks) <= {"agreement", "mixed-index"}:
+    if "image" in space.student.modalities or set(tasks) & {"retrieval", "zero-shot"}:
         return True
-    return "image" in space.teacher().modalities
+    return bool(set(tasks) & {"agreement", "mixed-index"}) and "image" in space.teacher().modalities
 
 
-def _figure(metric: str, value: float | None) -> str:
+def _check_numbers(*, knn_k: int, knn_temperature: float, bootstrap: int, seed: int) -> None:
+    mistakes = {
+        f"knn_k is {knn_k}; it counts neighbours and is at least 1": knn_k < 1,
+        f"knn_temperature is {knn_temperature}; it divides cosines and is above 0": not knn_temperature > 0,
+        f"bootstrap is {bootstrap}; it counts resamples and is at least 0, which makes no intervals": bootstrap < 0,
+        f"seed is {seed}; it is at least 0": seed < 0,
+    }
+    wrong = [text for text, is_wrong in mistakes.items() if is_wrong]
+    if wrong:
+        raise EvaluationError("; ".join(wrong) + ".")
+
+
+def _figure(metric: str, values: Mapping[str, float]) -> str:
+    value = values.get(metric)
     if value is None:
         return "–"
-    return str(int(value)) if metric.startswith("num_") else f"{value:.4f}"
+    if metric.startswith("num_"):
+        return str(int(value))
+    if metric == "probe_c":
+        return f"{value:.2g}"
+    low, high = values.get(f"{metric}_low"), values.get(f"{metric}_high")
+    return f"{value:.4f}" + ("" if low is None or high is None else f" [{low:.4f}, {high:.4f}]")

@@ -14,6 +14,8 @@ NEIGHBORS = 10
 TASKS: dict[str, str] = {
     "retrieval": "Find pictures by a text, and texts by a picture.",
     "zero-shot": "Name each picture by the class whose description lies closest.",
+    "knn": "Class each sample as the training samples nearest to it vote.",
+    "probe": "Class each sample by a linear classifier on the training samples' embeddings.",
     "agreement": "How closely the student's embeddings, and who lies next to whom, follow the teacher's.",
     "mixed-index": "Search an index that one of the two models embedded with queries that the other embedded.",
 }
@@ -42,12 +44,35 @@ _ZERO_SHOT = {
         f"zero_shot_top{k}": f"Share of the labelled pictures with their class among the {k} nearest classes."
         for k in (1, 5)
     },
+    "zero_shot_mean_per_class_recall": "Mean over the classes of zero_shot_top1 of their pictures.",
     **{
         f"chance_zero_shot_top{k}": f"What zero_shot_top{k} would be if the classes came in random order."
         for k in (1, 5)
     },
-    "num_labelled": "Pictures that have a class: the queries of zero_shot.",
+    "num_labelled": "Samples that have a class: the queries of zero_shot, knn and probe.",
     "num_classes": "Classes: the pool of zero_shot.",
+}
+
+_TRAINED = {
+    "majority_top1": "What naming the training set's largest class for every sample would score.",
+    "num_labelled": _ZERO_SHOT["num_labelled"],
+    "num_train": "Labelled training samples of knn and probe.",
+    "num_train_classes": "Classes of the training set: the pool of knn and probe.",
+}
+
+_KNN = {
+    **{
+        f"knn_top{k}": f"Share of the labelled samples with their class among the {k} with the most votes."
+        for k in (1, 5)
+    },
+    **_TRAINED,
+}
+
+_PROBE = {
+    **{f"probe_top{k}": f"Share of the labelled samples with their class among the {k} most likely." for k in (1, 5)},
+    "probe_mean_per_class_recall": "Mean over the classes of probe_top1 of their samples.",
+    "probe_c": "The probe's C, the inverse strength of its regularisation, as the held-out part chose it.",
+    **_TRAINED,
 }
 
 _AGREEMENT = {
@@ -76,10 +101,16 @@ METRICS_OF: dict[str, dict[str, str]] = {
     "every task": _COUNTS,
     "retrieval": _RETRIEVAL,
     "zero-shot": _ZERO_SHOT,
+    "knn": _KNN,
+    "probe": _PROBE,
     "agreement": _AGREEMENT,
     "mixed-index": _MIXED_INDEX,
 }
 """Task → metric → definition."""
 
 METRICS: dict[str, str] = {metric: text for metrics in METRICS_OF.values() for metric, text in metrics.items()}
-"""Metric → definition. All are shares between 0 and 1, save the cosine (−1 to 1) and the ``num_`` counts."""
+"""Metric → definition. All are shares between 0 and 1, save the cosine (−1 to 1), ``probe_c`` and the ``num_`` counts.
+
+With bootstrap resamples, a metric that is a mean over samples has ``METRIC_low`` and ``METRIC_high`` beside it: the
+95 % percentile interval over the split's samples.
+"""

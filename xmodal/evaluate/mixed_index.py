@@ -5,23 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xmodal.evaluate.bootstrap import Figures, PerSample
 from xmodal.evaluate.metrics import RANKS
 from xmodal.evaluate.ranking import first_hits
 from xmodal.evaluate.space import Side, Space
 from xmodal.evaluate.split import Split, need_one_width
 
 
-def mixed_index(split: Split, space: Space) -> dict[str, float]:
+def mixed_index(split: Split, space: Space) -> Figures:
     """Recall where the pool is one model's and the queries are the other's. Right is what carries the query's text."""
     split.need_texts()
-    metrics = {}
+    metrics: dict[str, PerSample | float] = {}
     for owner in ("teacher", "student"):
         pool_side, query_side = sides(space, owner)
         pool, pool_group = _rows(split, pool_side)
         queries, query_group = _rows(split, query_side)
         need_one_width(queries, pool, query_side, pool_side)
         hits = first_hits(queries, pool, query_group, pool_group)
-        metrics.update({f"{owner}_index_recall@{k}": hits.recall(k) for k in RANKS})
+        metrics.update({f"{owner}_index_recall@{k}": PerSample(hits.within(k)) for k in RANKS})
     return metrics
 
 

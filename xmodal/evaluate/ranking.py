@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TIE = 1e-6
+TIE = 3e-7
 """Scores this close are one score: float32 dot products of unit vectors are not surer than that."""
+
+_NOWHERE = 2**31
+"""More wrong answers ahead than any place that is asked for."""
 
 STRIP = 2**22
 """Similarities held at once: 16 MiB in float32, of which a processor's cache holds a good part."""
@@ -111,9 +114,24 @@ def top(queries: Tensor, pool: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return scores, index
 
 
-def strips(queries: Tensor, pool: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def class_hits(scores: Tensor, classes: Tensor, *, found_above: float = -torch.inf) -> FirstHits:
+    """Where each row's own class lands among ``scores`` ``[Q, C]``, one a class.
+
+    A class that scores ``found_above`` or less is found at no place.
+
+    >>> class_hits(torch.tensor([[0.2, 0.5, 0.3]]), torch.tensor([2])).ahead.tolist()
+    [1]
+    """
+    own = scores.gather(1, classes[:, None])
+    ahead = (scores > own + TIE).sum(1)
+    beside = (scores >= own - TIE).sum(1) - ahead - 1
+    ahead = torch.where(own[:, 0] > found_above, ahead, _NOWHERE)
+    return FirstHits(ahead.cpu(), beside.cpu(), torch.ones_like(classes).cpu())
+
+
+def strips(queries: Tensor, pool: Tensor, *, least_rows: int = 1) -> Iterator[tuple[slice, Tensor]]:
     """``queries @ pool.T`` a strip of rows at a time, in full float32 whatever the global matmul precision."""
-    height = max(1, STRIP // max(1, len(pool)))
+    height = max(least_rows, STRIP // max(1, len(pool)))
     for start in range(0, len(queries), height):
         rows = slice(start, min(start + height, len(queries)))
         with _full_precision():

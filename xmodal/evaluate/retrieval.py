@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xmodal.evaluate.bootstrap import Figures, PerSample, per_group
 from xmodal.evaluate.metrics import RANKS
 from xmodal.evaluate.ranking import first_hits, random_order, top
 from xmodal.evaluate.space import Space
 from xmodal.evaluate.split import Split, need_one_width
 
 
-def retrieval(split: Split, space: Space) -> dict[str, float]:
+def retrieval(split: Split, space: Space) -> Figures:
     """Recall both ways. A picture is right for a text that it carries; pictures without a text are left out.
 
     Where the split has all captions of a picture, each of them is a text of its own, and right for its own picture
@@ -24,8 +25,8 @@ def retrieval(split: Split, space: Space) -> dict[str, float]:
     by_image = first_hits(images, texts, of_image, of_text)
     right = of_image.bincount(minlength=int(of_text.max()) + 1)[of_text]  # pictures that a text is right for
     return {
-        **{f"text_to_image_recall@{k}": by_text.recall(k) for k in RANKS},
-        **{f"image_to_text_recall@{k}": by_image.recall(k) for k in RANKS},
+        **{f"text_to_image_recall@{k}": per_group(by_text.within(k), of_text) for k in RANKS},
+        **{f"image_to_text_recall@{k}": PerSample(by_image.within(k)) for k in RANKS},
         "chance_recall@10": random_order(right, len(images)).recall(10),
         "num_images": len(images),
         "num_texts": len(texts),

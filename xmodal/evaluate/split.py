@@ -51,6 +51,7 @@ class Split:
         batch_size: int,
         num_workers: int,
         text: str,
+        label: str = "cls",
         all_captions: bool = False,
     ) -> None:
         self.name, self.shards, self._embed_texts = name, shards, texts
@@ -58,6 +59,7 @@ class Split:
             "batch_size": batch_size,
             "num_workers": num_workers,
             "text": text,
+            "label": label,
             "all_captions": all_captions,
         }
         self.all_captions = all_captions
