@@ -152,6 +152,8 @@ class _Distillation:
                 continue
             torch.manual_seed(recipe.train.seed)
             parts = build_parts(recipe, self.given, before, self.world)
+            if before is not None:
+                parts.objective.measure_anew(before[1], self._same_teachers(number - 1))
             if number == (at.stage if at else 0):
                 print_title(self.console, self.recipe, recipe, parts)
             scheme = build_scheme(recipe, parts, self.world)
@@ -188,10 +190,14 @@ class _Distillation:
         )
 
     def _keep_teachers(self, number: int, parts: Parts) -> None:
+        for name in self._same_teachers(number):
+            self.given[name] = parts.teachers[name]
+
+    def _same_teachers(self, number: int) -> list[str]:
+        """Teachers of a stage that the one behind it has too."""
         here, following = self.stages[number].all_teachers(), self.stages[number + 1 : number + 2]
-        for name, spec in (following[0].all_teachers() if following else {}).items():
-            if here.get(name) == spec:
-                self.given[name] = parts.teachers[name]
+        there = following[0].all_teachers() if following else {}
+        return [name for name, spec in there.items() if here.get(name) == spec]
 
     def _evaluate(self, recipe: Recipe, parts: Parts, scheme: Scheme, gallery: int = 0) -> Evaluation | None:
         if recipe.data.val is None:
@@ -208,7 +214,7 @@ class _Distillation:
             templates=None if recipe.evaluate.templates == ["{}"] else recipe.evaluate.templates,  # the data's own
             num_workers=recipe.data.num_workers,
             text=recipe.data.text,
-            label=recipe.data.label,
+            label=recipe.evaluate.label or recipe.data.label,
             train=recipe.probe_shards() if {"knn", "probe"} & set(recipe.evaluate.tasks) else None,
             knn_k=recipe.evaluate.knn_k,
             bootstrap=recipe.evaluate.bootstrap,

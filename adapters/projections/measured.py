@@ -6,13 +6,14 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from xmodal.adapters.projections.hadamard import hadamard
 from xmodal.adapters.projections.registration import PROJECTIONS, Fixed
 from xmodal.errors import AdapterError, RunError
-from xmodal.losses.distributed import gather_rows
+from xmodal.losses.distributed import num_ranks
 
 _SAMPLES = 4096
 _FLAT = 1e-6
@@ -21,8 +22,8 @@ _FLAT = 1e-6
 class Measured(Fixed):
     """``y = matrix · (x − mean)``, ``[..., in_dim]`` → ``[..., out_dim]``, from the moments of what was observed.
 
-    :meth:`observe` batches of all ranks, then :meth:`fit`. The moments are kept in float64 on the CPU, and forgotten
-    once fitted. ``samples`` says how many samples are to be looked at.
+    :meth:`observe` batches, each rank its own, then :meth:`fit`. The moments are kept in float64 on the CPU, and
+    forgotten once fitted. ``samples`` says how many samples are to be looked at, at least.
     """
 
     mean: Tensor
@@ -37,7 +38,7 @@ class Measured(Fixed):
         self.register_buffer("mean", torch.zeros(in_dim))
         self.register_buffer("matrix", torch.eye(out_dim, in_dim))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
-        self._count, self._sum, self._squares = 0, torch.zeros(0), torch.zeros(0)
+        self._count, self._moments = 0, torch.zeros(0)
 
     def forward(self, features: Tensor) -> Tensor:
         """The map; before it is fitted, a cut or padded copy, which serves a dry run alone."""
@@ -46,25 +47,33 @@ class Measured(Fixed):
         return functional.linear(features.to(self.matrix.dtype) - self.mean, self.matrix)
 
     @torch.no_grad()
-    def observe(self, rows: Tensor, group: ProcessGroup | None = None) -> None:
-        """Take in ``[N, in_dim]`` of this rank; every rank calls it as often. Raises RunError for NaN or infinity."""
-        count = torch.tensor([[float(len(rows))]], dtype=torch.float64, device=rows.device)
-        x = rows.to("cpu", torch.float64)
+    def observe(self, rows: Tensor) -> None:
+        """Take in ``[N, in_dim]``, of which ranks may have unlike many. Raises RunError for NaN or infinity."""
+        x = rows.cpu().double()
         if not bool(x.isfinite().all()):
             raise RunError("a teacher's features hold NaN or infinity: no statistics can be measured on them")
-        moments = torch.cat([x.sum(0)[None], x.T @ x]).to(rows.device)  # [1 + D, D]
-        count, moments = gather_rows(count, group).sum(), gather_rows(moments[None], group).sum(0).cpu()
-        self._count += int(count)
-        self._sum = moments[0] + (self._sum if self._sum.numel() else 0)
-        self._squares = moments[1:] + (self._squares if self._squares.numel() else 0)
+        moments = torch.cat([x.sum(0)[None], x.T @ x])  # [1 + D, D]
+        self._count += len(x)
+        self._moments = self._moments.add_(moments) if self._moments.numel() else moments
 
     @torch.no_grad()
-    def fit(self) -> None:
-        """Compute the map from what was observed, and forget the rest. Raises RunError where that is too little."""
+    def fit(self, group: ProcessGroup | None = None) -> None:
+        """Compute the map from what all ranks of ``group`` observed, and forget the rest; each rank calls it once.
+
+        Raises RunError where that is too little.
+        """
+        dim = len(self.mean)
+        moments = self._moments if self._moments.numel() else torch.zeros(1 + dim, dim, dtype=torch.float64)
+        if num_ranks(group) > 1:  # once, not a batch: they are large, and a rank may have had nothing to observe
+            count = torch.tensor(self._count, device=self.mean.device)
+            moments = moments.to(self.mean.device)
+            dist.all_reduce(count, group=group)
+            dist.all_reduce(moments, group=group)
+            self._count, moments = int(count), moments.cpu()
         if self._count < 2:
             raise RunError(f"statistics were to be measured on {self.samples} samples, but {self._count} were seen")
-        mean = self._sum / self._count
-        covariance = (self._squares - self._count * mean.outer(mean)) / (self._count - 1)
+        mean = moments[0] / self._count
+        covariance = (moments[1:] - self._count * mean.outer(mean)) / (self._count - 1)
         values, vectors = torch.linalg.eigh(covariance)
         values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)  # the largest first
         largest = vectors.abs().argmax(0)
@@ -72,19 +81,24 @@ class Measured(Fixed):
         self.mean.copy_(mean)
         self.matrix.copy_(self._matrix(values, vectors))
         self.fitted.fill_(True)
-        self._count, self._sum, self._squares = 0, torch.zeros(0), torch.zeros(0)
+        self._count, self._moments = 0, torch.zeros(0)
 
     @abstractmethod
     def _matrix(self, values: Tensor, vectors: Tensor) -> Tensor:
         """``[out_dim, in_dim]`` from the covariance's eigenvalues, falling, and its eigenvectors, by column."""
 
-    def _check_rank(self, values: Tensor, needed: int) -> None:
-        rank = int((values > _FLAT * values[0]).sum())
-        if rank < needed:
+    def _check_enough(self) -> None:
+        dim = len(self.mean)
+        if self._count <= dim:
             raise RunError(
-                f"{type(self).__name__} needs {needed} directions in which the teacher's features vary; on the "
-                f"{self._count} rows seen they vary in {rank}. Give more samples, or standardize: {{method: phi_s}}."
+                f"{type(self).__name__} needs more than {dim} rows, for the teacher's {dim} dimensions, and saw "
+                f"{self._count}. Give more samples, or standardize: {{method: phi_s}}."
             )
+
+
+def _inverse_deviations(values: Tensor) -> Tensor:
+    """1 / √λ, and 0 where a direction hardly varies: behind a LayerNorm there always is one, of rounding alone."""
+    return torch.where(values > _FLAT * values[0], values.rsqrt(), 0)
 
 
 @PROJECTIONS.register("pca")
@@ -105,22 +119,24 @@ class PCA(Measured):
 
     def _matrix(self, values: Tensor, vectors: Tensor) -> Tensor:
         kept = len(self.matrix)
-        self._check_rank(values, kept)
+        self._check_enough()
         matrix = vectors[:, :kept].T
-        return matrix / values[:kept, None].sqrt() if self.whiten else matrix
+        return matrix * _inverse_deviations(values)[:kept, None] if self.whiten else matrix
 
 
 class Whitening(Measured):
     r"""Zero mean, unit variance and no correlation, as near to the features as can be: :math:`y = U \Lambda^{-1/2} U^T
     (x - \mu)` with the eigenvectors :math:`U` and eigenvalues :math:`\Lambda` of the covariance (ZCA).
+
+    A direction in which the features do not vary, as there is one behind a LayerNorm, is mapped to 0.
     """
 
     def __init__(self, dim: int, *, samples: int = _SAMPLES) -> None:
         super().__init__(dim, dim, samples)
 
     def _matrix(self, values: Tensor, vectors: Tensor) -> Tensor:
-        self._check_rank(values, len(values))
-        return (vectors / values.sqrt()) @ vectors.T
+        self._check_enough()
+        return (vectors * _inverse_deviations(values)) @ vectors.T
 
 
 class PHIStandardisation(Measured):

@@ -7,8 +7,10 @@ import torch
 
 from xmodal.adapters.projections.measured import PCA, Whitening
 from xmodal.errors import RecipeError, RunError
+from xmodal.losses import LOSSES
 from xmodal.objective import Objective, check_terms
 from xmodal.recipe import Term
+from xmodal.train.build import inherit
 
 
 def run(models, views, objective):
@@ -20,10 +22,13 @@ def wrong(given, **more):
     return {mistake.path: mistake.message for mistake in mistakes}
 
 
+TEXT_TAPS = ("text.embedding", "text.tokens", "text.mask")
 LADDER = {"name": "ladder", "taps": ["image.hidden.1", "image.hidden.-1"]}
 
 
-def test_a_ladder_is_fed_by_its_own_tap_and_by_every_rung(models, views):
+def test_a_ladder_is_fed_by_its_own_tap_and_by_every_rung(models, views, make_encoder, monkeypatch):
+    unpadded = [tap for tap in models["student"].taps() if tap != "image.mask"]
+    monkeypatch.setattr(make_encoder, "taps", lambda self: unpadded if self.modality == "image" else TEXT_TAPS)
     objective = Objective.build(
         [Term(loss="feature_mse", student="image.embedding", teacher="text.embedding", projection=LADDER)],
         models,
@@ -138,6 +143,7 @@ def test_rows_that_lack_the_teachers_tap_are_not_measured(models, views):
     there = torch.arange(30) % 3 > 0
     blank = torch.where(there[:, None], rows, 0)
     objective.measure({"teacher": {"text.embedding": blank}}, present={"teacher": {"text.embedding": there}})
+    assert objective.samples_to_measure == 4096 - 20
     objective.fit()
     expected = Whitening(4)
     expected.observe(rows[there])
@@ -196,3 +202,103 @@ def test_sequences_as_long_as_their_batch_have_no_places_to_map(models, views):
     )
     with pytest.raises(RecipeError, match="as long as the longest of its batch"):
         Objective.build([term], models, views)
+
+
+def test_a_pooled_ladder_over_padded_layers_is_refused_for_it_would_average_the_padding(models, views):
+    term = Term(loss="feature_mse", student="image.embedding", teacher="text.embedding", projection=LADDER)
+    with pytest.raises(RecipeError, match=r"projection\.taps\.0 .*image.hidden.1 is padded to the longest"):
+        Objective.build([term], models, views)
+
+
+@pytest.mark.parametrize("width", [4, 3])
+@pytest.mark.parametrize("projection", ["pca", "random_orthogonal"])
+def test_a_teachers_tap_is_mapped_beside_the_student_and_not_among_the_teachers(
+    models, views, make_encoder, projection, width
+):
+    models["student"] = make_encoder("image (narrow)", "image", width)
+    term = Term(
+        loss="soft_contrastive",
+        student=["image.embedding", "teacher:text.embedding"],
+        teacher=["teacher:text.tokens_mean", "text.embedding"],
+        student_scale=10,
+        teacher_scale=10,
+        projection=projection,
+        side="teacher",
+    )
+    teacher = models["teacher"]
+    compute = type(teacher).compute
+    turn = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
+
+    def with_another(inputs, taps):
+        found = compute(teacher, inputs, ["text.embedding"])
+        return {tap: found["text.embedding"] @ (turn if "mean" in tap else torch.eye(4)) for tap in taps}
+
+    teacher.compute = with_another
+    teacher.taps = lambda: ("text.embedding", "text.tokens_mean")
+    objective = Objective.build([term], models, views)
+    features = run(models, views, objective)
+    if projection == "pca":
+        many = {"x": torch.randn(50, 6, generator=torch.Generator().manual_seed(2))}
+        objective.measure({"student": {}, "teacher": teacher(many, ["text.embedding", "text.tokens_mean"])})
+        objective.fit()
+    (module,) = objective.terms["soft_contrastive"].projections.values()
+    image, text = (features["teacher"][tap] for tap in ("text.tokens_mean", "text.embedding"))
+    direct = LOSSES["soft_contrastive"].function(
+        features["student"]["image.embedding"], module(text), image, text, student_scale=10, teacher_scale=10
+    )
+    torch.testing.assert_close(objective(features)["soft_contrastive"], direct)
+
+
+def test_one_tap_meets_maps_of_two_resolutions_in_two_terms(models, views, make_encoder):
+    maps = {
+        "student": {"image.hidden.1": torch.randn(5, 8, 4, 4)},
+        "teacher": {"image.hidden.0": torch.randn(5, 3, 4, 4), "image.hidden.1": torch.randn(5, 3, 2, 2)},
+    }
+    models = {name: make_encoder(name, "image", 8) for name in maps}
+    for name, model in models.items():
+        model.compute = lambda inputs, taps, name=name: {tap: maps[name][tap] for tap in taps}
+    term = {"loss": "flow_of_solution", "teacher": ["image.hidden.0", "image.hidden.1"]}
+    twice = Term(**term, student=["image.hidden.1", "image.hidden.1"], projection="conv")
+    with pytest.raises(RecipeError, match=r"student.1 .*meets places of \[4, 4\] and \[2, 2\] in one term"):
+        Objective.build([twice], models, {"student": {}, "teacher": {}})
+
+
+def test_a_width_without_a_hadamard_matrix_is_told_under_the_standardisation(models, views, make_encoder):
+    models["teacher"] = make_encoder("sentence (odd)", "text", 6).freeze()
+    term = {"student": "image.embedding", "teacher": "text.embedding", "standardize": "phi_s"}
+    with pytest.raises(RecipeError, match=r"objective\.0\.standardize .*no Hadamard matrix 6 wide"):
+        Objective.build([Term(loss="feature_mse", **term, projection="linear")], models, views)
+
+
+def test_what_cannot_be_measured_says_of_which_term(models, views):
+    term = {"student": "image.embedding", "teacher": "text.embedding", "projection": "linear", "label": "mine"}
+    objective = Objective.build([Term(loss="feature_mse", **term, standardize="whitening")], models, views)
+    with pytest.raises(RunError, match=r"objective\.0 \(mine\): .*NaN or infinity"):
+        objective.measure({"teacher": {"text.embedding": torch.full((5, 4), torch.nan)}})
+    with pytest.raises(RunError, match=r"objective\.0 \(mine\): .*0 were seen"):
+        objective.fit()
+
+
+def test_a_later_stage_keeps_what_was_measured_for_the_same_and_measures_the_rest_again(models, views):
+    def build(method, label="mine", **more):
+        term = {"student": "image.embedding", "teacher": "text.embedding", "projection": "linear", "label": label}
+        return Objective.build([Term(loss="feature_mse", **term, standardize=method, **more)], models, views)
+
+    before = build("phi_s")
+    before.measure({"teacher": {"text.embedding": torch.randn(30, 4, generator=torch.Generator().manual_seed(4))}})
+    before.fit()
+    expected = before.state_dict()
+    cases = [
+        (build("phi_s", weight=2), ["teacher"], 0),
+        (build("phi_s"), [], 4096),  # another teacher of that name
+        (build("whitening"), ["teacher"], 4096),
+        (build({"method": "phi_s", "samples": 50}), ["teacher"], 50),
+        (build("phi_s", label="another"), ["teacher"], 4096),
+    ]
+    for after, teachers, left in cases:
+        inherit(after, before)
+        after.measure_anew(before, teachers)
+        assert after.samples_to_measure == left
+    kept = cases[0][0]
+    kept.fit()
+    assert all(torch.equal(value, expected[name]) for name, value in kept.state_dict().items())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.distributed import ProcessGroup
 from typing_extensions import Self
 
 from xmodal.adapters.encoder import Encoder, Features
-from xmodal.errors import Mistake, RecipeError
+from xmodal.errors import Mistake, RecipeError, RunError
 from xmodal.losses.state import RunningStandardisation
 from xmodal.objective.checking import check_terms, unique_labels
 from xmodal.objective.dry_run import dry_run, unchanged
@@ -86,8 +87,8 @@ class Objective(nn.Module):
 
     @property
     def samples_to_measure(self) -> int:
-        """How many samples :meth:`measure` is to see before the first step; 0 where nothing is measured."""
-        return max((module.samples for term in self._terms() for module in term.measured.values()), default=0)
+        """How many more samples, that have its taps, a term is to :meth:`measure` before the first step."""
+        return max((term.samples_to_measure for term in self._terms()), default=0)
 
     def taps(self) -> dict[str, tuple[str, ...]]:
         """Model → the taps it must return, masks included."""
@@ -154,17 +155,29 @@ class Objective(nn.Module):
         present: Presence | None = None,
     ) -> None:
         """Take a batch, this rank's part of it, into the statistics that are measured once; needs what
-        :meth:`observe` needs. Call :meth:`fit` after :attr:`samples_to_measure` samples.
+        :meth:`observe` needs. Call :meth:`fit` once :attr:`samples_to_measure` is 0. Ranks do not wait for each other
+        here; those of ``group`` are taken to have as many samples as this one.
         """
         for term in self._terms():
             if seen := _seen_by(term, [part], [present or {}]):
-                term.observe(seen, group, measure=True)
+                with _naming(term):
+                    term.observe(seen, group, measure=True)
 
-    def fit(self) -> None:
-        """Compute what :meth:`measure` has seen enough for."""
+    def fit(self, group: ProcessGroup | None = None) -> None:
+        """Compute what :meth:`measure` has seen enough for, on every rank of ``group`` from what all of them saw."""
         for term in self._terms():
-            for module in term.measured.values():
-                module.fit()
+            for module in term.unmeasured.values():
+                with _naming(term):
+                    module.fit(group)
+
+    def measure_anew(self, before: Objective, teachers: Collection[str]) -> None:
+        """After the tensors of the stage before were copied here: what was measured there stays, or the space that the
+        student has learned would turn under it. But for other features, another method or teachers that are not among
+        ``teachers``, those that are still the same, it is to be measured again.
+        """
+        known = dict(before._items())
+        for label, term in self._items():
+            term.measure_anew(known.get(label), teachers)
 
     def settle(self, *, taken: bool = True) -> None:
         """End a step, after its backward pass, on every rank: the teacher's rows that :meth:`forward` has seen go into
@@ -222,6 +235,15 @@ class Objective(nn.Module):
 
     def _terms(self) -> list[BoundTerm]:
         return [term for label in self.labels if isinstance(term := self.terms[label], BoundTerm)]
+
+
+@contextmanager
+def _naming(term: BoundTerm) -> Iterator[None]:
+    """Say of which term an error is."""
+    try:
+        yield
+    except RunError as error:
+        raise RunError(f"{term.checked.path} ({term.checked.label}): {error}") from None
 
 
 def _seen_by(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from xmodal.errors import AdapterError, Mistake, XmodalError
 from xmodal.losses import Input, Loss
 from xmodal.objective.checking import model_path
 from xmodal.objective.layout import arrange, width_last
-from xmodal.objective.padding import check_padding
+from xmodal.objective.padding import check_padding, check_rungs
 from xmodal.objective.references import BATCH, STUDENT, Reference
 from xmodal.objective.term import BoundTerm
 from xmodal.objective.terms import CheckedTerm
@@ -135,14 +136,19 @@ def _try_term(
     wrong += check_padding(entry, entry.loss, models, shapes)
     shapes |= {reference: features[reference.model][reference.tap].shape for reference in entry.mask_references}
     shapes |= {rung: width_last(rung, features[rung.model][rung.tap]).shape for rung in entry.rungs}
+    wrong += check_rungs(entry, models, shapes)
     plan, mistakes = plan_widths(entry, entry.loss, shapes)
     if wrong or mistakes or not entry.sound:
         return None, [*wrong, *mistakes]
     term = BoundTerm(entry)
-    try:
-        term.size(plan, seed)
-    except AdapterError as error:
-        return None, [Mistake(f"{entry.path}.projection", str(error))]
+    sizing = {"projection": partial(term.size, plan, seed), "standardize": partial(term.size_standardisation, plan)}
+    for key, make in sizing.items():
+        try:
+            make()
+        except AdapterError as error:
+            mistakes.append(Mistake(f"{entry.path}.{key}", str(error)))
+    if mistakes:
+        return None, mistakes
     term.to(next(features[ref.model][ref.tap].device for ref in entry.references if ref.model == STUDENT))
     term.eval()  # so that nothing is remembered of this batch
     mistake = try_call(term, features)

@@ -40,6 +40,17 @@ def check_padding(
     return [Mistake(f"{entry.path}.mask", why)]
 
 
+def check_rungs(entry: CheckedTerm, models: Mapping[str, Encoder], shapes: Mapping[Reference, Size]) -> list[Mistake]:
+    """Rungs of a ladder that are padded sequences, where they would be averaged, padding and all."""
+    if not any(len(shapes[ref]) == 2 for _, _, ref in entry.tensors if ref.model == STUDENT):
+        return []
+    return [
+        Mistake(rung.path, f"{rung} is padded to the longest of its batch, and padding would count in its mean")
+        for rung in entry.rungs
+        if len(shapes[rung]) == 3 and _mask_tap(models.get(rung.model), rung) is not None
+    ]
+
+
 def _mask_tap(model: Encoder | None, reference: Reference) -> str | None:
     """The tap that says which positions of this one are valid."""
     if model is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from xmodal.adapters.encoder import Features
-from xmodal.adapters.projections import Fixed, make_projection
+from xmodal.adapters.projections import make_projection
 from xmodal.adapters.projections.measured import STANDARDISERS, Measured
 from xmodal.data.hashing import stable_hash
 from xmodal.errors import RunError
 from xmodal.losses import Input, Loss
+from xmodal.losses.distributed import num_ranks
 from xmodal.losses.state import Fusion, MemoryBank, RunningStandardisation
-from xmodal.objective.layout import along, arrange, feature_axis, may_move, width_last
+from xmodal.objective.layout import along, arrange, feature_axis, width_last
 from xmodal.objective.masks import given_masks
 from xmodal.objective.references import STUDENT, Reference, change
 from xmodal.objective.terms import CheckedTerm
@@ -41,13 +42,19 @@ class BoundTerm(nn.Module):
         self.learned = nn.ModuleDict({name: learned.make() for name, learned in checked.learned.items()})
         self.projections = nn.ModuleDict()
         self.standardisers = nn.ModuleDict()
+        self._projected: frozenset[Reference] = frozenset()
         self.fusions = nn.ModuleDict()
         self.bank: MemoryBank | None = None
         self._seen: tuple[Tensor, ProcessGroup | None] | None = None
+        self._num_measured = 0
 
     def size(self, plan: Plan, seed: int) -> None:
-        """Make what needs sizes. The same seed gives the same weights, on every rank; no RNG is consumed."""
+        """Make what needs sizes, but the standardisation.
+
+        The same seed gives the same weights, on every rank; no RNG is consumed.
+        """
         entry = self.checked
+        self._projected = frozenset(plan.projections)
         for reference, sizes in plan.projections.items():
             key = _key(reference)
             with _own_generator("projection", seed, entry.label, key):
@@ -56,12 +63,15 @@ class BoundTerm(nn.Module):
         for name, (student_dim, teacher_dim) in plan.fusions.items():
             with _own_generator("fusion", seed, entry.label, name):
                 self.fusions[name] = Fusion(student_dim, teacher_dim)
-        for reference, dim in plan.standardised.items():
-            assert entry.standardize is not None
-            self.standardisers[_key(reference)] = _make_standardiser(entry.standardize, dim)
         if plan.bank is not None and entry.bank is not None:
             self.bank = MemoryBank(entry.bank, plan.bank)
         self.sized = True
+
+    def size_standardisation(self, plan: Plan) -> None:
+        """Make what keeps statistics of the teachers' features."""
+        for reference, dim in plan.standardised.items():
+            assert self.checked.standardize is not None  # planned only where it is asked for
+            self.standardisers[_key(reference)] = _make_standardiser(self.checked.standardize, dim)
 
     def forward(
         self, features: Mapping[str, Features], group: ProcessGroup | None = None, progress: float = 0.0
@@ -94,38 +104,60 @@ class BoundTerm(nn.Module):
             self.bank.push(*seen)
 
     @property
-    def measured(self) -> dict[str, Measured]:
-        """What must be measured before the first step, by the key of its tap."""
+    def unmeasured(self) -> dict[str, Measured]:
+        """What is yet to be measured, before the first step, by the key of its tap."""
         modules = [*self.standardisers.items(), *self.projections.items()]
-        return {key: module for key, module in modules if isinstance(module, Measured)}
+        found = {key: module for key, module in modules if isinstance(module, Measured)}
+        return {key: module for key, module in found.items() if not bool(module.fitted)}
+
+    @property
+    def samples_to_measure(self) -> int:
+        """How many more samples :meth:`observe` is to measure; 0 where there is nothing to."""
+        return max(0, max((module.samples for module in self.unmeasured.values()), default=0) - self._num_measured)
+
+    def measure_anew(self, before: BoundTerm | None, teachers: Collection[str]) -> None:
+        """Of what came from the stage before, keep what was measured for the same purpose, of these ``teachers``."""
+        own, other = self.checked, None if before is None else before.checked
+        same = other is not None and all(
+            getattr(own, name) == getattr(other, name) for name in ("standardize", "projection", "projection_options")
+        )
+        known = before.state_dict() if before is not None and same else {}
+        for name, module in self.named_modules():
+            if isinstance(module, Measured):
+                key = name.partition(".")[2]
+                matrix = known.get(f"{name}.matrix")
+                if matrix is None or matrix.shape != module.matrix.shape or key.partition("/")[0] not in teachers:
+                    module.fitted.fill_(False)
 
     @torch.no_grad()
     def observe(
         self, parts: Sequence[Mapping[str, Features]], group: ProcessGroup | None = None, *, measure: bool = False
     ) -> None:
         """Learn the running statistics of the teachers' features from the parts of one batch; with ``measure`` those
-        that stay, instead.
+        that stay, instead; the ranks of ``group`` are taken to have as many samples each.
         """
         self._check_sized()
-        measured = self.measured
-        seen = set()
+        measured = self.unmeasured
+        seen, num_samples = set(), 0
         for given, place, reference in self.checked.tensors:
             key = _key(reference)
             observer = measured.get(key) if measure else self._running(key)
             if key in seen or given.dtype != "float" or observer is None:
                 continue
             seen.add(key)
-            rows, valid = [], []
+            rows, valid, num_samples = [], [], 0
             for features in parts:
                 feature = _features_last(given, arrange(given, reference, features[reference.model][reference.tap]))
                 mask = _mask_of(given, place, feature, given_masks(self.checked.masks, features))
+                num_samples += len(feature)
                 rows.append(feature.flatten(0, -2))
                 valid.append(torch.ones_like(feature[..., 0], dtype=torch.bool) if mask is None else mask)
             mask = torch.cat([part.flatten() for part in valid])
             if isinstance(observer, Measured):
-                observer.observe(torch.cat(rows)[mask], group)
+                observer.observe(torch.cat(rows)[mask])  # ranks meet in fit
             else:
                 observer(torch.cat(rows), mask=mask, group=group)
+        self._num_measured += num_samples * num_ranks(group) if measure else 0
 
     def count(self, features: Mapping[str, Features], num_rows: int) -> Tensor | int:
         """How many items the mean is over. A relational one is over the samples of all ranks, whatever is masked."""
@@ -153,11 +185,10 @@ class BoundTerm(nn.Module):
                 mask = _mask_of(given, place, _features_last(given, feature), masks)
                 standardise = partial(standardise, mask=mask, update=False)
             feature = along(axis, standardise, feature)
-        if key not in self.projections or axis is None:
+        # A teacher's tap that is mapped where it stands beside the student stays as it is among the teachers' inputs.
+        if reference not in self._projected or axis is None:
             return feature
         module = self.projections[key]
-        if not may_move(given, reference, self.checked.side, fixed=isinstance(module, Fixed)):
-            return feature
         parameter = next(module.parameters(), None)
         dtype = feature.dtype if parameter is None else parameter.dtype
         project: Callable[..., Tensor] = module

@@ -41,6 +41,7 @@ def plan_widths(entry: CheckedTerm, loss: Loss, shapes: Mapping[Reference, Size]
     targets, mistakes = _plan_projections(entry, loss, shapes)
     plan.projections = {ref: _sizes(entry, shapes, ref, target) for ref, target in targets.items()}
     mistakes += _check_places(entry, targets)
+    mistakes += [] if mistakes else _check_once(entry, plan.projections)
     if entry.standardize is not None:
         for given, _, reference in entry.standardised:
             axis = feature_axis(given)
@@ -138,6 +139,19 @@ def _check_places(entry: CheckedTerm, targets: Mapping[Reference, Reference]) ->
         )
         for reference in dict.fromkeys(found)
     ][:1]
+
+
+def _check_once(entry: CheckedTerm, sizes: Mapping[Reference, Sizes]) -> list[Mistake]:
+    """A tap has one projection in a term: one that changes places cannot serve two resolutions."""
+    if entry.projection is None or not changes_places(PROJECTIONS[entry.projection]):
+        return []
+    first: dict[tuple[str, str], Sizes] = {}
+    for ref, size in sizes.items():
+        known = first.setdefault((ref.model, ref.tap), size)
+        if known != size:
+            places = f"{list(known.out_places)} and {list(size.out_places)}"
+            return [Mistake(ref.path, f"{ref} meets places of {places} in one term; write a term for each")]
+    return []
 
 
 def _moves(entry: CheckedTerm, given: Input, reference: Reference) -> bool:

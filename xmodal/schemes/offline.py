@@ -21,7 +21,7 @@ from xmodal.schemes.gradients import TermGradients, keep_compiled_graphs
 from xmodal.schemes.parts import masks_of, presence_in, shares_of
 from xmodal.schemes.presence import features_of
 from xmodal.schemes.trainee import Trainee
-from xmodal.train.batches import Batch, num_rows, split, take_fields
+from xmodal.train.batches import Batch, split, take_fields
 from xmodal.train.distributed import World
 from xmodal.train.ema import make_average, update_average
 from xmodal.train.optimizer import make_optimizer, set_learning_rate
@@ -72,18 +72,16 @@ class Offline(Scheme):
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         objective = self.trainee.objective
-        left = objective.samples_to_measure
-        if not left:
+        if not objective.samples_to_measure:
             return
         models = {STUDENT: self.trainee.student, **self.teachers}
         for batch in batches:
             presence, (mask,) = presence_in(batch, models, objective), [masks_of(batch, models, objective)]
             seen = {**self._teach(batch), STUDENT: mask.get(STUDENT, {})}
             objective.measure(seen, group=self._group, present=presence)
-            left -= num_rows(batch) * self.world.size
-            if left <= 0:
+            if not objective.samples_to_measure:
                 break
-        objective.fit()
+        objective.fit(self._group)
 
     def step(self, batch: Batch, progress: Progress) -> StepResult:
         set_learning_rate(self.optimizer, self.settings.learning_rate * progress.learning_rate_factor)

@@ -82,11 +82,19 @@ def test_it_cannot_be_trained_with_before_it_is_measured(rows):
 
 
 @pytest.mark.parametrize("make", [lambda: Whitening(12), lambda: PCA(12, 8)])
-def test_too_few_directions_are_told(make, rows):
+def test_too_few_rows_are_told(make, rows):
     module = make()
-    module.observe(rows[:5])
-    with pytest.raises(RunError, match=r"on the 5 rows seen they vary in 4. Give more samples"):
+    module.observe(rows[:12])
+    with pytest.raises(RunError, match=r"more than 12 rows.* and saw 12. Give more samples"):
         module.fit()
+
+
+def test_what_comes_out_of_a_layer_norm_is_whitened_in_the_directions_that_vary(rows):
+    normed = torch.nn.functional.layer_norm(rows, (12,))
+    _, covariance = moments(fitted(Whitening(12), normed)(normed))
+    values = torch.linalg.eigvalsh(covariance)
+    torch.testing.assert_close(values[1:], torch.ones(11, dtype=torch.float64), atol=1e-3, rtol=0)
+    assert values[0] < 1e-3
 
 
 def test_features_that_are_not_finite_or_all_alike_are_told(rows):
