@@ -35,13 +35,23 @@ def fetch(model: str, revision: str | None = None, *, weights: bool = True) -> S
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise AdapterError(f"{model!r} is a folder, which has no revisions: leave revision={revision!r} out.")
         return Source(folder, str(folder), _hash_weights(folder) if weights else "")
-    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise AdapterError(f"There is no folder {model!r}. Give a folder with config.json, or a name on the hub.")
+    if problem := folder_problem(model):
+        raise AdapterError(problem)
     package = PACKAGES.get(model)
     if package is not None and revision is None and (found := package.find(check=weights)) is not None:
         return Source(found, f"package {package.distribution}", "-".join(package.sha256.values()))
     return _from_hub(model, revision, weights)
+
+
+def folder_problem(model: str) -> str | None:
+    """What is wrong with a ``model`` that can only be a folder's path and is none; None where nothing is."""
+    folder = Path(model).expanduser()
+    if folder.is_dir() or not (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1):
+        return None
+    return f"There is no folder {model!r}. Give a folder with config.json, or a name on the hub."
 
 
 def _from_hub(model: str, revision: str | None, weights: bool) -> Source:

@@ -35,7 +35,9 @@ def check_paths(module: nn.Module, places: Mapping[str, str], owner: str) -> Non
     known = dict(original(module).named_modules())
     wrong = {tap: path for tap, place in places.items() if (path := split_place(place)[0]) not in known}
     if wrong:
-        lines = [f"{tap}: {owner} has no module {path!r}. {hint(path, known)}" for tap, path in wrong.items()]
+        lines = [
+            f"{tap}: {owner} has no module {path!r}. {hint(path, filter(None, known))}" for tap, path in wrong.items()
+        ]
         raise AdapterError("\n".join(lines))
 
 

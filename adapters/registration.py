@@ -41,6 +41,20 @@ def _create(kind: str, name: str, make: Callable[..., Encoder], options: Mapping
     return encoder
 
 
+def check_sizes(owner: str, **sizes: int | None) -> None:
+    """Raises :class:`~xmodal.errors.AdapterError` for a size that is given and is not at least 1.
+
+    >>> check_sizes("student", width=64, embed_dim=None)
+    """
+    wrong = [
+        f"{owner}.{name} must be at least 1; given {size}."
+        for name, size in sizes.items()
+        if size is not None and size < 1
+    ]
+    if wrong:
+        raise AdapterError("\n".join(wrong))
+
+
 def option_problems(owner: str, make: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, str]:
     """Option → what is wrong with it: one that ``make`` does not take, or one that it needs and is not given.
 

@@ -75,6 +75,11 @@ def load_transformer(folder: Path, options: dict[str, Any]) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kind = transformers.AutoModelForTextEncoding if config.is_encoder_decoder else transformers.AutoModel
+        if not hasattr(config, "hidden_size"):
+            raise AdapterError(
+                f"{folder} holds a {config.model_type!r} model, which is no text encoder by itself. "
+                "The teacher 'transformers' reads models of two towers."
+            )
         with quiet(transformers):
             model, report = kind.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

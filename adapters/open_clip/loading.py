@@ -37,7 +37,12 @@ class Loaded:
 
 
 def load_open_clip(
-    model: str, *, pretrained: bool | str | Path = True, precision: str = "fp32", image_size: int | None = None
+    model: str,
+    *,
+    pretrained: bool | str | Path = True,
+    precision: str = "fp32",
+    image_size: int | None = None,
+    context_length: int | None = None,
 ) -> Loaded:
     """The model that open_clip's own ``create_model`` makes, and the tokenizer of its ``get_tokenizer``.
 
@@ -58,22 +63,24 @@ def load_open_clip(
                 load_weights=weights is not None,
                 precision=precision,
                 force_image_size=image_size,
+                force_context_length=context_length,
                 pretrained_text=False,  # a text tower's own weights would be overwritten, or are not wanted
                 require_pretrained=weights is not None,
                 weights_only=True,
             )
     except Exception as error:  # open_clip, timm, transformers and torch each have their own
         raise AdapterError(_why_not(model, config, weights, image_size, error)) from error
-    return Loaded(network.eval(), config, _tokenizer(model, config), weights.identity() if weights else None)
+    tokenizer = _tokenizer(model, config, context_length)
+    return Loaded(network.eval(), config, tokenizer, weights.identity() if weights else None)
 
 
-def _tokenizer(model: str, config: dict[str, Any]) -> Any:
+def _tokenizer(model: str, config: dict[str, Any], context_length: int | None) -> Any:
     text = config["text_cfg"]
     # a model's repository may ask for its own code to be run
     safely = {"trust_remote_code": False} if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code") else {}
     try:
         with quiet():
-            return get_open_clip().get_tokenizer(model, **safely)
+            return get_open_clip().get_tokenizer(model, context_length=context_length, **safely)
     except Exception as error:
         name = str(text.get("hf_tokenizer_name") or model)
         where = f"the folder {model.removeprefix(FOLDER)}" if model.startswith(FOLDER) else None

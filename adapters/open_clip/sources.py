@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xmodal.adapters.packages import file_sha256
 from xmodal.errors import AdapterError, hint
@@ -45,8 +45,13 @@ def get_open_clip() -> Any:
 
 def open_clip_name_problem(model: str) -> str | None:
     """What is wrong with a name of open_clip's, nearest ones included; None where nothing is."""
+    if model.startswith(FOLDER):
+        folder = model.removeprefix(FOLDER)
+        if folder and Path(folder).is_dir():
+            return None
+        return f"There is no folder {folder!r}. {FOLDER}FOLDER is one with {CONFIG} and weights."
     known = get_open_clip().list_models()
-    if model.startswith((HUB, FOLDER)) or model.replace("/", "-") in known:
+    if model.startswith(HUB) or model.replace("/", "-") in known:
         return None
     also = f"; or {FOLDER}{model}" if Path(model).expanduser().is_dir() else ""
     return f"{model!r} is not an open_clip model. {hint(model, known)}{also}"
@@ -58,7 +63,7 @@ def architecture(model: str) -> dict[str, Any]:
     if problem:
         raise AdapterError(problem)
     if model.startswith(FOLDER):
-        return _read_config(_folder(model) / CONFIG)
+        return _read_config(Path(model.removeprefix(FOLDER)) / CONFIG)
     if model.startswith(HUB):
         return _read_config(_from_hub(model.removeprefix(HUB), CONFIG))
     return dict(get_open_clip().get_model_config(model.replace("/", "-")))
@@ -68,29 +73,43 @@ def find_weights(model: str, config: dict[str, Any], pretrained: bool | str | Pa
     """The weights asked for, fetched where they must be; None for random ones."""
     if pretrained is False:
         return None
+    chosen = choose_weights(model, pretrained)
+    if chosen is None:
+        return Weights(_in_folder(model) if model.startswith(FOLDER) else _from_hub(model[len(HUB) :]), None, True)
+    tag = get_open_clip().get_pretrained_cfg(model, chosen)
+    if tag:
+        _check_activation(model, config, chosen, tag)
+        return Weights(_download(model, chosen, tag), chosen, False)
+    return Weights(Path(chosen), chosen, False)
+
+
+def choose_weights(model: str, pretrained: Literal[True] | str | Path) -> str | None:
+    """The tag, or the path of the file, that is meant by ``pretrained``; None for what repository or folder holds.
+
+    Nothing is fetched or read. Raises :class:`~xmodal.errors.AdapterError` for what is neither, and where several tags
+    might be meant.
+    """
     if model.startswith((HUB, FOLDER)):
         if pretrained is not True:
             raise AdapterError(
                 f"{model!r} has weights of its own, and open_clip would ignore pretrained={str(pretrained)!r}. Leave "
                 "it out, or say pretrained=False for random ones."
             )
-        return Weights(_in_folder(model) if model.startswith(FOLDER) else _from_hub(model[len(HUB) :]), None, True)
+        return None
     tags = list(get_open_clip().list_pretrained_tags_by_model(model))
     if pretrained is True:
         if len(tags) != 1:
             raise AdapterError(f"Say which weights of {model} are meant: pretrained=TAG. {_tags(model, tags)}")
-        pretrained = tags[0]
-    tag = get_open_clip().get_pretrained_cfg(model, str(pretrained))
-    if tag:
-        _check_activation(model, config, str(pretrained), tag)
-        return Weights(_download(model, str(pretrained), tag), str(pretrained), False)
+        return str(tags[0])
+    if get_open_clip().get_pretrained_cfg(model, str(pretrained)):
+        return str(pretrained)
     file = Path(str(pretrained)).expanduser()
     if not file.is_file():
         near = f"{hint(str(pretrained), tags)}. " if tags else ""
         raise AdapterError(
             f"{str(pretrained)!r} is neither a tag of {model}'s weights nor a weight file. {near}{_tags(model, tags)}"
         )
-    return Weights(file, str(file), False)
+    return str(file)
 
 
 @contextmanager
@@ -162,17 +181,10 @@ def _from_hub(repository: str, file: str | None = None, why: str = "") -> Path:
         raise AdapterError(f"{why}{cannot_fetch(repository, None, gated)}") from error
 
 
-def _folder(model: str) -> Path:
-    folder = Path(model.removeprefix(FOLDER))
-    if not model.removeprefix(FOLDER) or not folder.is_dir():
-        raise AdapterError(f"There is no folder {str(folder)!r}. {FOLDER}FOLDER is one with {CONFIG} and weights.")
-    return folder
-
-
 def _in_folder(model: str) -> Path:
     from open_clip.factory import _find_checkpoint_in_dir
 
-    folder = _folder(model)
+    folder = Path(model.removeprefix(FOLDER))
     with quiet():
         found = _find_checkpoint_in_dir(folder)
     if not found:

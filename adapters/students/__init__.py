@@ -1,5 +1,5 @@
 """Students: importing this package registers them all."""
 
-from xmodal.adapters.students import clip, image, static_text, text
+from xmodal.adapters.students import clip, image, open_clip, static_text, text
 
-__all__ = ["clip", "image", "static_text", "text"]
+__all__ = ["clip", "image", "open_clip", "static_text", "text"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xmodal.adapters.hub import fetch
 from xmodal.adapters.pooling import Dense
-from xmodal.adapters.registration import STUDENTS
+from xmodal.adapters.registration import STUDENTS, check_sizes
 from xmodal.adapters.sentence_encoder import SentenceEncoder
 from xmodal.adapters.sentence_folder import load_tokenizer, read_sentence_folder
 from xmodal.adapters.static_encoder import StaticEncoder, StaticPreprocess, TokenTable
@@ -42,7 +42,10 @@ def static(
     """
     from tokenizers import Tokenizer
 
+    check_sizes("student", width=width, embed_dim=embed_dim)
     source, words = _start(tokenizer, model)
+    if not words.is_fast:
+        raise AdapterError(f"student 'static' needs a fast tokenizer; {type(words).__name__} is none.")
     if vocab_size is not None and texts is None:
         raise AdapterError("student.vocab_size keeps the most frequent tokens of student.texts: give texts as well.")
     said = list(read_texts(texts)) if texts is not None else []

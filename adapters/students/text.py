@@ -8,7 +8,7 @@ from xmodal.adapters.hub import fetch
 from xmodal.adapters.layer_selection import check_layers, evenly_spaced, select_layers
 from xmodal.adapters.pooling import Dense, Pooling
 from xmodal.adapters.preprocess import TextPreprocess
-from xmodal.adapters.registration import STUDENTS
+from xmodal.adapters.registration import STUDENTS, check_sizes
 from xmodal.adapters.sentence_encoder import SentenceEncoder
 from xmodal.adapters.sentence_folder import load_tokenizer, read_sentence_folder
 from xmodal.adapters.tokenizer_trim import Trimmed, read_texts, trim_embeddings, trim_tokenizer
@@ -42,6 +42,10 @@ def text(
     ``vocab_size``, the most frequent. ``max_length`` is in tokens. ``dropout`` is 0.1, or the model's own.
     Its taps are those of :class:`~xmodal.adapters.sentence_encoder.SentenceEncoder`.
     """
+    sizes = {"num_layers": num_layers, "width": width, "num_heads": num_heads, "embed_dim": embed_dim}
+    check_sizes("student", **sizes, max_length=max_length)
+    if dropout is not None and not 0 <= dropout <= 1:
+        raise AdapterError(f"student.dropout is a share of 0 … 1; given {dropout}.")
     if vocab_size is not None and texts is None:
         raise AdapterError("student.vocab_size keeps the most frequent tokens of student.texts: give texts as well.")
     if model is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -15,8 +15,10 @@ from xmodal.adapters.open_clip.loading import Loaded, load_open_clip
 from xmodal.adapters.open_clip.preprocess import OpenClipPictures, OpenClipTexts
 from xmodal.adapters.open_clip.text import TextTransformer, text_tower
 from xmodal.adapters.preprocess import JoinedPreprocess
-from xmodal.adapters.registration import TEACHERS
+from xmodal.adapters.registration import TEACHERS, check_sizes
 from xmodal.errors import AdapterError
+
+_MIXED = ("bf16", "fp16")
 
 
 class OpenClipTeacher(Encoder):
@@ -71,6 +73,18 @@ class OpenClipTeacher(Encoder):
         return (*self.towers["image"].taps, *self.towers["text"].taps, *captions, "text.mask", *self._scalars)
 
     def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
+        try:
+            return self._compute(inputs, taps)
+        except RuntimeError as error:
+            if self.precision not in _MIXED or "dtype" not in str(error):
+                raise
+            # open_clip's own encode_image and encode_text fail alike: of CoCa, and of attention with norms of its own
+            raise AdapterError(
+                f"open_clip cannot run {self.name} in precision {self.precision!r}: it leaves some of its weights in "
+                f"float32 ({error!s:.100}). Take precision: pure_{self.precision}"
+            ) from error
+
+    def _compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
         wanted = set(taps)
         if "text.logits" in wanted:
             seen = "image.pooled" if "image.pooled" in self.towers["image"].taps else "image.tokens"
@@ -115,15 +129,15 @@ def _given(inputs: Mapping[str, Tensor], name: str, field: str, taps: Sequence[s
 def open_clip(
     model: str,
     pretrained: bool | str = True,
-    precision: str = "fp32",
+    precision: Literal["fp32", "bf16", "fp16", "pure_bf16", "pure_fp16"] = "fp32",
     image_size: int | None = None,
 ) -> OpenClipTeacher:
     """An open_clip model by name, or by ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``.
 
     ``pretrained``: a tag (``laion2b_s34b_b79k``) or the path of a weight file for a name of open_clip's; True for what
-    repository or folder holds, or the only tag there is; False for random ones. ``precision`` is open_clip's: fp32,
-    bf16, fp16, pure_bf16 or pure_fp16. ``image_size``, pixels, in place of the model's own.
-    See :class:`OpenClipTeacher` for its taps.
+    repository or folder holds, or the only tag there is; False for random ones. ``precision`` is open_clip's.
+    ``image_size``, pixels, in place of the model's own. See :class:`OpenClipTeacher` for its taps.
     """
+    check_sizes("open_clip", image_size=image_size)
     loaded = load_open_clip(model, pretrained=pretrained, precision=precision, image_size=image_size)
     return OpenClipTeacher(f"open_clip ({model.rstrip('/').rpartition('/')[2]})", loaded, precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from xmodal.adapters.transformers.loading import (
 )
 from xmodal.adapters.transformers.preprocess import PaddedTextPreprocess, ProcessorPreprocess
 from xmodal.adapters.transformers.tower import Tower, build_tower, side_of
+from xmodal.errors import AdapterError
 
 _SCALARS = ("logit_scale", "logit_bias")
 
@@ -100,8 +101,8 @@ def transformers(
     model: str,
     revision: str | None = None,
     image_size: int | None = None,
-    dtype: str = "float32",
-    attention: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None,
 ) -> TransformersTeacher:
     """A transformers image, text or image-text encoder by hub name, folder or installed package.
 
@@ -113,6 +114,8 @@ def transformers(
     source = fetch(model, revision)
     name = f"transformers ({model.rstrip('/').rsplit('/', 1)[-1]})"
     family = family_of(model_type(source.folder), name)
+    if image_size is not None and family.image is None:
+        raise AdapterError(f"{name} sees no pictures: leave image_size out.")
     network = load_model(source.folder, family, dtype, attention)
     parts: dict[str, ProcessorPreprocess | PaddedTextPreprocess] = {}
     towers = []

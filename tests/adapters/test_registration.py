@@ -13,7 +13,7 @@ def test_the_registries_hold_every_adapter() -> None:
     import xmodal.adapters.teachers  # noqa: F401
 
     assert list(TEACHERS) == ["ensemble", "open_clip", "reinforced", "sentence", "timm", "transformers"]
-    assert list(STUDENTS) == ["clip", "image", "static", "text"]
+    assert list(STUDENTS) == ["clip", "image", "open_clip", "static", "text"]
 
 
 def test_a_wrong_name_points_at_the_nearest() -> None:

@@ -61,6 +61,21 @@ def test_wrong_sizes_of_a_text_student_are_explained() -> None:
         text_student(max_length=9999)
 
 
+@pytest.mark.parametrize("name", ["width", "num_heads", "num_layers", "embed_dim", "max_length"])
+@pytest.mark.parametrize("size", [0, -4])
+def test_a_size_of_nothing_is_refused_and_not_replaced(name: str, size: int) -> None:
+    with pytest.raises(AdapterError, match=rf"student\.{name} must be at least 1; given {size}"):
+        create_student("text", **{"width": 32, name: size})
+    if name in ("width", "embed_dim"):
+        with pytest.raises(AdapterError, match=rf"student\.{name} must be at least 1; given {size}"):
+            create_student("static", **{"width": 32, name: size})
+
+
+def test_a_dropout_is_a_share() -> None:
+    with pytest.raises(AdapterError, match=r"student\.dropout is a share of 0 … 1; given 2"):
+        create_student("text", width=32, dropout=2.0)
+
+
 def test_two_towers_give_what_each_gives_alone(picture: Callable[..., object]) -> None:
     student = clip_student()
     pictures, texts = [picture(0), picture(1)], ["a cat", "the dog plays"]

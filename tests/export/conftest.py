@@ -28,6 +28,10 @@ def make_student() -> Callable[..., Encoder]:
             options = {"model": "test_efficientnet", "weights": "random", "embed_dim": 8, "image_size": 64, **options}
         elif name == "text":
             options = {**SMALL_TEXT, "embed_dim": 8, **options}
+        elif name == "open_clip":
+            vision = {"image_size": 64, "patch_size": 16, "width": 24, "head_width": 12, "layers": 1}
+            text = {"context_length": 16, "width": 16, "heads": 2, "layers": 1}
+            options = {"model": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}, **options}
         else:
             image = {"model": "test_efficientnet", "weights": "random", "image_size": 64}
             options = {"image": image, "text": SMALL_TEXT, "embed_dim": 8, **options}

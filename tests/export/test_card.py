@@ -37,7 +37,7 @@ def test_it_says_what_was_taught_by_whom_into_which_space(metadata: dict[str, An
     assert "- steps: 12" in card
 
 
-@pytest.mark.parametrize("name", ["image", "text", "clip"])
+@pytest.mark.parametrize("name", ["image", "text", "clip", "open_clip"])
 def test_without_metadata_it_claims_nothing(name: str) -> None:
     card = model_card({"name": name}, {})
     assert "trained without a teacher" in card
@@ -69,7 +69,7 @@ def test_the_card_is_saved_with_the_student_and_rewritten_with_figures(
     assert sorted(path.name for path in folder.iterdir()) == files
 
 
-@pytest.mark.parametrize("name", ["image", "text", "clip"])
+@pytest.mark.parametrize("name", ["image", "text", "clip", "open_clip"])
 def test_the_code_on_the_card_runs(
     make_student: Callable[..., Encoder],
     picture: Image.Image,
@@ -86,5 +86,7 @@ def test_the_code_on_the_card_runs(
     exec(code[1], found)
     if name == "clip":
         assert found["image_tower"].num_classes == 8 == found["text_tower"].encode(["a"]).shape[1]
+    elif name == "open_clip":
+        assert found["image"].shape == found["text"].shape == (1, 8)
     else:
         assert found["output" if name == "image" else "embedding"].shape == (1, 8)

@@ -93,7 +93,7 @@ NAMES = [
     ("student.drop_path=much", "student.drop_path", "expected a number; given the text 'much'"),
     ("student.embed_dim=true", "student.embed_dim", "given true"),
     ("student={name: image}", "student.model", "is missing: student 'image' needs it, a text"),
-    ("teacher.model=./nowhere", "teacher.model", "there is no folder './nowhere'"),
+    ("teacher.model=./nowhere", "teacher.model", "There is no folder './nowhere'"),
     ("objective.0.loss=feature_cosin", "objective.0.loss", "Nearest: feature_cosine"),
     ("objective.0.wieght=2", "objective.0.wieght", "weight"),
     (
@@ -148,6 +148,38 @@ def test_a_mistake_is_found_by_its_path_in_plain_words(override, path, words, mi
     assert [mistake.path for mistake in found] == [path]
     assert words in found[0].message
     assert not any(word in found[0].message for word in PYDANTIC)
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "words"),
+    [
+        ("teacher={name: transformers, model: ./nowhere}", "teacher.model", "There is no folder './nowhere'"),
+        (
+            "teacher={name: transformers, model: x, dtype: bf16}",
+            "teacher.dtype",
+            "expected float32, bfloat16 or float16",
+        ),
+        ("teacher={name: transformers, model: x, attention: flash}", "teacher.attention", "expected sdpa, eager"),
+        ("teacher={name: open_clip, model: local-dir:./nowhere}", "teacher.model", "There is no folder './nowhere'"),
+        ("teacher={name: open_clip, model: ViT-B-32, pretrained: openia}", "teacher.pretrained", "Nearest: openai"),
+        ("teacher={name: open_clip, model: ViT-B-32}", "teacher.pretrained", "Say which weights of ViT-B-32 are meant"),
+        (
+            "teacher={name: open_clip, model: ViT-B-32, pretrained: openai, precision: half}",
+            "teacher.precision",
+            "expected fp32, bf16",
+        ),
+        (
+            "teacher={name: ensemble, teachers: [{name: transformers, model: ./nowhere}]}",
+            "teacher.teachers.0.model",
+            "There is no folder './nowhere'",
+        ),
+        ("student={name: text, model: ./nowhere}", "student.model", "There is no folder './nowhere'"),
+        ("student={name: static, tokenizer: ./nowhere}", "student.tokenizer", "There is no folder './nowhere'"),
+    ],
+)
+def test_what_no_model_can_be_made_of_is_found_before_it_is_made(override, path, words, mistakes_in):
+    found = {mistake.path: mistake.message for mistake in mistakes_in(NAME, override)}
+    assert words in found[path]
 
 
 def test_mistakes_of_every_kind_come_at_once_in_the_order_of_the_recipe(mistakes_in):

@@ -1,4 +1,4 @@
-"""Students as ordinary checkpoints: timm and sentence-transformers folders, with a model card."""
+"""Students as ordinary checkpoints: timm, open_clip and sentence-transformers folders, with a model card."""
 
 from __future__ import annotations
 

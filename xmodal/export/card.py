@@ -7,17 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xmodal.adapters.open_clip.configs import short_name
 from xmodal.export.layout import find_student, read_notes
 from xmodal.files import write_text
 
 Metrics = Mapping[str, Mapping[str, float]]
 """Split → metric → value."""
 
-_LIBRARY = {"image": "timm", "text": "sentence-transformers", "clip": "timm", "module": "pytorch"}
+_LIBRARY = {
+    "image": "timm",
+    "text": "sentence-transformers",
+    "clip": "timm",
+    "open_clip": "open_clip",
+    "module": "pytorch",
+}
 _TASK = {
     "image": "image-feature-extraction",
     "text": "sentence-similarity",
     "clip": "zero-shot-image-classification",
+    "open_clip": "zero-shot-image-classification",
     "module": "feature-extraction",
 }
 _KINDS = {"static": "text"}
@@ -40,6 +48,18 @@ embedding = model.encode(["a sentence"])  # [1, {dim}]
     "module": """from safetensors.torch import load_file
 
 module.load_state_dict(load_file("{folder}/model.safetensors"))  # your own module; its embeddings are [B, {dim}]
+""",
+    "open_clip": """import open_clip
+import torch
+from PIL import Image
+
+name = "local-dir:{folder}"
+model, _, transform = open_clip.create_model_and_transforms(name)
+tokenizer = open_clip.get_tokenizer(name)
+model.eval()
+with torch.inference_mode():
+    image = model.encode_image(transform(Image.open("picture.png").convert("RGB"))[None])  # [1, {dim}]
+    text = model.encode_text(tokenizer(["a sentence"]))  # [1, {dim}]
 """,
     "clip": """import timm
 from sentence_transformers import SentenceTransformer
@@ -117,10 +137,12 @@ def _recipe(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _what(kind: str, spec: Mapping[str, Any], metadata: Mapping[str, Any], description: str) -> str:
     image = (spec.get("image") or {}).get("model", "timm") if kind == "clip" else spec.get("model", "timm")
+    model = spec.get("model", "CLIP")
     what = {
         "image": f"An image network, `{image}`",
         "text": "A text encoder",
         "clip": f"An image tower, `{image}`, and a text tower",
+        "open_clip": f"An image and a text tower, `{model if isinstance(model, str) else short_name(model)}`",
         "module": f"`{spec.get('model', 'a module')}`, its maker's own",
     }[kind]
     teachers = [spec for spec in (metadata.get("teachers") or {}).values() if isinstance(spec, Mapping)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xmodal.adapters.open_clip.sources import CONFIG as OPEN_CLIP_CONFIG
 from xmodal.errors import AdapterError
 
 CLIP_FILE = "xmodal.json"
@@ -15,11 +16,13 @@ MODULE_KEY = "module_class"
 
 
 def kind_of(folder: Path) -> str | None:
-    """``image``, ``text``, ``clip`` or ``module``: what student lies in ``folder``; None where none does."""
+    """``image``, ``text``, ``clip``, ``open_clip`` or ``module``: what student lies in ``folder``; None: none does."""
     if (folder / CLIP_FILE).is_file():
         return "clip"
     if (folder / "modules.json").is_file():
         return "text"
+    if (folder / OPEN_CLIP_CONFIG).is_file():
+        return "open_clip"
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     return "image" if "architecture" in config else "module" if MODULE_KEY in config else None
 
@@ -35,7 +38,7 @@ def find_student(given: str | Path) -> tuple[Path, str]:
         if kind is not None:
             return folder, kind
     state = (
-        "holds no student: no timm config.json, no modules.json, no xmodal.json"
+        f"holds no student: no timm config.json, no modules.json, no {OPEN_CLIP_CONFIG}, no xmodal.json"
         if given.is_dir()
         else "is not a folder"
     )
@@ -46,7 +49,8 @@ def read_notes(folder: Path) -> dict[str, Any]:
     """What xmodal wrote of a student: its metadata, and under ``student`` its spec; empty for a foreign checkpoint."""
     if (folder / CLIP_FILE).is_file():
         return read_json(folder / CLIP_FILE)
-    return dict(read_json(folder / "config.json").get("xmodal") or {})
+    config = OPEN_CLIP_CONFIG if kind_of(folder) == "open_clip" else "config.json"
+    return dict(read_json(folder / config).get("xmodal") or {})
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from xmodal.export.layout import find_student
 _LINES = {
     "image": 'timm.create_model("local-dir:{}", pretrained=True)',
     "text": 'SentenceTransformer("{}")',
+    "open_clip": 'open_clip.create_model_and_transforms("local-dir:{}")',
     "module": 'module.load_state_dict(safetensors.torch.load_file("{}/model.safetensors"))',
     "clip": 'timm.create_model("local-dir:{0}/image", pretrained=True), SentenceTransformer("{0}/text")',
 }

@@ -15,11 +15,13 @@ from xmodal.adapters.sentence_encoder import SentenceEncoder
 from xmodal.adapters.static_encoder import StaticEncoder
 from xmodal.adapters.students.clip import ClipStudent
 from xmodal.adapters.students.image import ImageStudent
+from xmodal.adapters.students.open_clip import OpenClipStudent
 from xmodal.errors import AdapterError
 from xmodal.export.card import Metrics, model_card
 from xmodal.export.image import read_image, write_image
 from xmodal.export.layout import CLIP_FILE, find_student, kind_of, read_notes, write_json
 from xmodal.export.module import read_module, write_module
+from xmodal.export.open_clip import read_open_clip, write_open_clip
 from xmodal.export.text import read_text, write_text
 
 
@@ -33,10 +35,11 @@ def save_student(
 ) -> Path:
     """Write ``encoder`` to ``folder`` and return it.
 
-    An image student is a timm ``local-dir:`` folder, a text student a sentence-transformers one, a clip student holds
-    one of each, a wrapped module is its state dict. ``metadata`` (JSON; by default the own one) goes into the config
-    under ``xmodal``, ``metrics`` and ``baseline`` ({split: {metric: value}}) into the model card. The folder is written
-    under a temporary name and renamed; a student that lies there is replaced.
+    Image and open_clip students are ``local-dir:`` folders of timm's and open_clip's, a text student is a
+    sentence-transformers one, a clip student holds an image and a text student, a wrapped module is its state dict.
+    ``metadata`` (JSON; by default the own one) goes into the config under ``xmodal``, ``metrics`` and ``baseline``
+    ({split: {metric: value}}) into the model card. The folder is written under a temporary name and renamed; a student
+    that lies there is replaced.
 
     Raises :class:`~xmodal.errors.AdapterError` where ``folder`` holds something else.
     """
@@ -63,9 +66,10 @@ def save_student(
 def load_student(folder: str | Path, *, module: Encoder | None = None) -> Encoder:
     """The student in ``folder``, or in ``folder/student`` of a run, in eval mode, on the CPU, in float32.
 
-    It has ``.model`` (the library's own module), ``.preprocess`` and ``.metadata``. A timm or sentence-transformers
-    folder that xmodal did not write is read too, with empty metadata. Where the student is a module of the user's own,
-    ``module`` is that module, made and wrapped anew by :func:`~xmodal.adapters.wrap_module`; its weights are replaced.
+    It has ``.model`` (the library's own module), ``.preprocess`` and ``.metadata``. A timm, open_clip or
+    sentence-transformers folder that xmodal did not write is read too, with empty metadata. Where the student is a
+    module of the user's own, ``module`` is that module, made and wrapped anew by
+    :func:`~xmodal.adapters.wrap_module`; its weights are replaced.
 
     Raises :class:`~xmodal.errors.AdapterError` where there is no student, or its files are broken.
     """
@@ -79,6 +83,8 @@ def load_student(folder: str | Path, *, module: Encoder | None = None) -> Encode
         encoder = read_image(folder)
     elif kind == "text":
         encoder = read_text(folder)
+    elif kind == "open_clip":
+        encoder = read_open_clip(folder)
     else:
         encoder = ClipStudent(f"clip ({folder.name})", read_image(folder / "image"), read_text(folder / "text"))
     notes = read_notes(folder)
@@ -92,6 +98,8 @@ def _write(encoder: Encoder, folder: Path, notes: Mapping[str, Any]) -> None:
         write_image(encoder, folder, notes)
     elif isinstance(encoder, SentenceEncoder | StaticEncoder):
         write_text(encoder, folder, notes)
+    elif isinstance(encoder, OpenClipStudent):
+        write_open_clip(encoder, folder, notes)
     elif isinstance(encoder, ModuleEncoder):
         write_module(encoder, folder, notes)
     elif isinstance(encoder, ClipStudent):
@@ -101,8 +109,8 @@ def _write(encoder: Encoder, folder: Path, notes: Mapping[str, Any]) -> None:
         write_json(folder / CLIP_FILE, notes)
     else:
         raise AdapterError(
-            f"{encoder.name} is a {type(encoder).__name__}; only image, text and clip students and wrapped "
-            "modules can be saved."
+            f"{encoder.name} is a {type(encoder).__name__}; only image, text, clip and open_clip students and "
+            "wrapped modules can be saved."
         )
 
 

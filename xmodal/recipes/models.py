@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmodal.errors import Mistake, XmodalError, hint
+from xmodal.errors import AdapterError, Mistake, XmodalError, hint
 from xmodal.recipes.options import option_mistakes
 from xmodal.taps import layer_of
 
@@ -19,6 +19,14 @@ GIVEN = "given"
 _IMAGE = ("image.embedding", "image.tokens", "image.map", "image.hidden.N")
 _INSIDE = tuple(f"text.{kind}.N" for kind in ("attention", "scores", "query", "key", "value"))
 _TEXT = ("text.embedding", "text.features", "text.tokens", "text.hidden.N", *_INSIDE, "text.mask")
+_MODELS_IN = {
+    ("teacher", "sentence"): ("model",),
+    ("teacher", "transformers"): ("model",),
+    ("student", "text"): ("model", "tokenizer"),
+    ("student", "static"): ("model", "tokenizer"),
+}
+"""Options that are a hub name, a package's or a folder."""
+
 _TOP = ("values", "indices", "tail")
 """What a cache may hold of logits in their place: the likeliest classes."""
 
@@ -56,19 +64,39 @@ def model_mistakes(path: str, name: str, options: Mapping[str, Any]) -> Iterator
         yield from _network(path, options)
     elif path == "student" and name == "clip":
         yield from _towers(options)
+    elif path == "student" and name == "open_clip":
+        yield from _open_clip_student(options)
     elif path != "student" and name == "ensemble":
         yield from _members(path, options.get("teachers"))
-    elif path != "student" and name == "open_clip" and isinstance(options.get("model"), str):
-        from xmodal.adapters.open_clip.sources import open_clip_name_problem
+    elif path != "student" and name == "open_clip":
+        yield from _open_clip(path, options)
+    yield from _folders(path, name, options)
 
-        if problem := open_clip_name_problem(options["model"]):
-            yield Mistake(f"{path}.model", problem)
-    elif path != "student" and name == "sentence" and isinstance(options.get("model"), str):
-        model = options["model"]
-        if (model.startswith((".", "/", "~")) or model.count("/") > 1) and not Path(model).expanduser().is_dir():
-            yield Mistake(
-                f"{path}.model", f"there is no folder {model!r}; give a folder with config.json, or a name on the hub"
-            )
+
+def _folders(path: str, name: str, options: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Options that name a transformers model, on the hub or in a folder, where there is no such folder."""
+    from xmodal.adapters.hub import folder_problem
+
+    kind = "student" if path.partition(".")[0] == "student" else "teacher"
+    for option in _MODELS_IN.get((kind, name), ()):
+        given = options.get(option)
+        if isinstance(given, str) and (problem := folder_problem(given)):
+            yield Mistake(f"{path}.{option}", problem)
+
+
+def _open_clip(path: str, options: Mapping[str, Any]) -> Iterator[Mistake]:
+    from xmodal.adapters.open_clip.sources import choose_weights, open_clip_name_problem
+
+    model, pretrained = options.get("model"), options.get("pretrained", True)
+    if not isinstance(model, str):
+        return
+    if problem := open_clip_name_problem(model):
+        yield Mistake(f"{path}.model", problem)
+    elif pretrained is True or isinstance(pretrained, str):
+        try:
+            choose_weights(model, pretrained)
+        except AdapterError as error:
+            yield Mistake(f"{path}.pretrained", str(error))
 
 
 def _members(path: str, teachers: Any) -> Iterator[Mistake]:
@@ -96,6 +124,28 @@ def _towers(options: Mapping[str, Any]) -> Iterator[Mistake]:
         if isinstance(own, Mapping):
             yield from option_mistakes(f"student.{tower}", f"the {tower} tower", STUDENTS[tower], own)
             yield from _network(f"student.{tower}", own) if tower == "image" else ()
+            yield from _folders(f"student.{tower}", tower, own)
+
+
+def _open_clip_student(options: Mapping[str, Any]) -> Iterator[Mistake]:
+    from xmodal.adapters.open_clip.configs import config_problems, weights_problem
+    from xmodal.adapters.open_clip.inherit import inherit_problems
+    from xmodal.adapters.open_clip.sources import open_clip_name_problem
+
+    model, weights = options.get("model"), options.get("weights", "random")
+    if isinstance(model, Mapping):
+        yield from (Mistake(f"student.model.{key}", message) for key, message in config_problems(model))
+    elif not isinstance(model, str):
+        return
+    elif problem := open_clip_name_problem(model):
+        yield Mistake("student.model", problem)
+        return
+    if isinstance(weights, str) and (problem := weights_problem(model, weights)):
+        yield Mistake("student.weights", problem)
+    if (options.get("inherit") is not None) != (weights == "inherit"):
+        yield Mistake("student.inherit", "goes with weights: inherit; give both, or neither")
+    elif weights == "inherit":
+        yield from (Mistake(f"student.inherit.{key}", said) for key, said in inherit_problems(options["inherit"]))
 
 
 def _network(path: str, options: Mapping[str, Any]) -> Iterator[Mistake]:

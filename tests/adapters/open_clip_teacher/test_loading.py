@@ -309,6 +309,10 @@ def test_a_wrong_precision_points_at_the_nearest(copied: Path) -> None:
     assert "not a precision of open_clip's. Nearest: fp16" in message(model=f"local-dir:{copied}", precision="f16")
 
 
+def test_a_size_of_nothing_is_refused(copied: Path) -> None:
+    assert "image_size must be at least 1; given 0" in message(model=f"local-dir:{copied}", image_size=0)
+
+
 def test_without_the_package_the_pip_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

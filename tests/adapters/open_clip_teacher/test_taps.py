@@ -310,3 +310,19 @@ def test_half_precision_is_open_clips_and_features_come_out_as_float32(
     assert torch.allclose(found["text.embedding"], text, atol=0.02, rtol=0.02)
     assert {tensor.dtype for tap, tensor in found.items() if tap != "text.mask"} == {torch.float32}
     assert teacher.identity() != teacher_of(kind).identity()
+
+
+@torch.no_grad()
+def test_a_precision_that_open_clip_itself_cannot_run_is_said(
+    teacher_of: Make, reference: Make, inputs_of: Make
+) -> None:
+    teacher, (model, _, _), inputs = (
+        teacher_of("coca", precision="bf16"),
+        reference("coca", precision="bf16"),
+        inputs_of("coca"),
+    )
+    with pytest.raises(RuntimeError, match="dtype"):
+        model.encode_text(inputs["text_ids"])
+    with pytest.raises(AdapterError, match=r"precision 'bf16'.* Take precision: pure_bf16"):
+        teacher(inputs, ["text.embedding"])
+    assert teacher_of("coca", precision="pure_bf16")(inputs, ["text.embedding"])["text.embedding"].isfinite().all()

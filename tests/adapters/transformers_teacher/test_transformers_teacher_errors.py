@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from xmodal.adapters import create_teacher
+from xmodal.adapters import create_student, create_teacher
 from xmodal.errors import AdapterError
 
 
@@ -45,6 +45,24 @@ def test_naflex_and_convolutional_networks_are_refused_with_the_reason(copy: Cal
         set_config(folder, model_type=kind)
         with pytest.raises(AdapterError, match=reason):
             load(folder)
+
+
+def test_an_option_that_would_do_nothing_is_refused(copy: Callable[[str], Path]) -> None:
+    folder = copy("bert")
+    with pytest.raises(AdapterError, match="sees no pictures: leave image_size out"):
+        load(folder, image_size=64)
+    with pytest.raises(AdapterError, match="has no revisions: leave revision='v2' out"):
+        load(folder, revision="v2")
+
+
+def test_two_towers_are_no_sentence_encoder(copy: Callable[[str], Path]) -> None:
+    with pytest.raises(AdapterError, match=r"'clip' model, which is no text encoder by itself.*teacher 'transformers'"):
+        create_teacher("sentence", model=str(copy("clip")))
+
+
+def test_a_static_student_of_a_slow_tokenizer_is_refused(copy: Callable[[str], Path]) -> None:
+    with pytest.raises(AdapterError, match="needs a fast tokenizer; SiglipTokenizer is none"):
+        create_student("static", tokenizer=str(copy("siglip")), width=8)
 
 
 def test_code_that_comes_with_a_checkpoint_is_not_run(copy: Callable[[str], Path], tmp_path: Path) -> None:
