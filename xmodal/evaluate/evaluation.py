@@ -183,6 +183,16 @@ def check_tasks(tasks: Sequence[str]) -> None:
             raise EvaluationError(f"{task!r} is not a task. {hint(task, TASKS)}")
 
 
+def check_models(space: Space, tasks: Sequence[str]) -> None:
+    """Raises :class:`EvaluationError` where a task needs pictures and texts, and these models do not embed both."""
+    for task in tasks:
+        for modality in ("image", "text") if task in ("retrieval", "zero-shot") else ():
+            try:
+                space.side(modality)
+            except EvaluationError as error:
+                raise EvaluationError(f"Task {task!r}: {error} Other tasks: agreement, knn, probe.") from None
+
+
 def _sees_pictures(space: Space, tasks: Sequence[str]) -> bool:
     if "image" in space.student.modalities or set(tasks) & {"retrieval", "zero-shot"}:
         return True

@@ -27,7 +27,7 @@ from xmodal.recipes.cached import is_cached, real_options
 from xmodal.recipes.models import GIVEN
 from xmodal.schemes import SCHEMES, Scheme
 from xmodal.train.batches import tensor_fields, to_device
-from xmodal.train.coverage import unserved
+from xmodal.train.coverage import unmeasurable, unserved
 from xmodal.train.distributed import World
 
 logger = logging.getLogger("xmodal")
@@ -130,7 +130,7 @@ def build_parts(
     objective = Objective.build(
         recipe.objective, models, few["views"], fields=tensor_fields(few), seed=recipe.train.seed
     )
-    mistakes = unserved(objective, models, sources)
+    mistakes = [*unserved(objective, models, sources), *unmeasurable(recipe, student, teachers)]
     if mixes(recipe.data.augment) and "label" in objective.fields():
         said = "mixup and cutmix blend pictures, and batch:label is the label of one of them. Leave out either"
         mistakes.append(Mistake("data.augment", said))

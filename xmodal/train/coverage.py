@@ -1,4 +1,6 @@
-"""Whether every term finds a source whose samples have all that it compares, and every source a term."""
+"""Whether every term finds a source whose samples have all that it compares, every source a term, and every task of the
+evaluation its models.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from xmodal.adapters.encoder import Encoder
 from xmodal.data import StreamSource
-from xmodal.errors import Mistake
+from xmodal.errors import EvaluationError, Mistake
+from xmodal.evaluate.evaluation import check_models
+from xmodal.evaluate.space import Space
 from xmodal.objective import Objective
 from xmodal.objective.references import BATCH
+from xmodal.recipe import Recipe
 from xmodal.schemes.presence import modalities_of
+from xmodal.train.space import embedding_space
 
 
 def unserved(objective: Objective, models: Mapping[str, Encoder], sources: Sequence[StreamSource]) -> list[Mistake]:
@@ -35,3 +41,15 @@ def unserved(objective: Objective, models: Mapping[str, Encoder], sources: Seque
             said = f"its samples have {', '.join(sorted(source.fields))}, from which no term of the objective can learn"
             mistakes.append(Mistake(f"data.train.{source.name}", said))
     return mistakes
+
+
+def unmeasurable(recipe: Recipe, student: Encoder, teachers: Mapping[str, Encoder]) -> list[Mistake]:
+    """Tasks that these models cannot be measured by, which a run would be told at its end only."""
+    if recipe.data.val is None:
+        return []
+    student.metadata = {**student.metadata, "space": embedding_space(recipe)}
+    try:
+        check_models(Space(student, dict(teachers)), recipe.evaluate.tasks)
+    except EvaluationError as error:
+        return [Mistake("evaluate.tasks", str(error))]
+    return []
