@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,16 +13,7 @@ from xmodal.adapters.encoder import Encoder, Features
 from xmodal.adapters.identity import digest
 from xmodal.adapters.pooling import Dense, Pooling
 from xmodal.adapters.preprocess import TextPreprocess
-from xmodal.adapters.transformers.attention import (
-    EAGER,
-    INTERNALS,
-    attention_layers,
-    internal_taps,
-    layer_output,
-    recorded,
-    recorded_output,
-)
-from xmodal.taps import layer_of
+from xmodal.adapters.transformers.attention import attention_layers, internal_taps, run_with_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,29 +87,13 @@ class SentenceEncoder(Encoder):
         features: Features = {"text.mask": mask.bool()}
         if set(taps) == {"text.mask"}:
             return features
-        layered = [(tap, stem.removeprefix("text."), n) for tap in taps for stem, n in [layer_of(tap)] if n is not None]
-        wants = {what for _, what, _ in layered}
         arguments = {"input_ids": inputs["text_ids"], "attention_mask": mask}
         if "text_types" in inputs:
             arguments["token_type_ids"] = inputs["text_types"]
-        with (
-            attention_weights(self.model, wanted=bool(EAGER & wants)),
-            recorded(self.model, self.num_layers, [(what, number) for _, what, number in layered]) as found,
-        ):
-            output = self.model(
-                **arguments,
-                output_hidden_states="hidden" in wants,
-                output_attentions="attention" in wants,
-                return_dict=True,
-            )
-        tokens = output.last_hidden_state
-        features["text.tokens"] = tokens
-        for tap, what, number in layered:
-            if what in INTERNALS:
-                features[tap] = recorded_output(found, what, number, tap, self.model)
-            else:
-                states = output.hidden_states if what == "hidden" else output.attentions
-                features[tap] = layer_output(states, number, tap, self.model)
+        call = partial(self.model, **arguments, return_dict=True)
+        output, layered = run_with_layers(self.model, self.num_layers, taps, call)
+        features |= layered
+        features["text.tokens"] = tokens = output.last_hidden_state
         if "text.embedding" in taps or "text.features" in taps:
             features["text.features"] = self.pooling(tokens, mask)
         if "text.embedding" in taps:
@@ -144,18 +119,3 @@ def last_tokens(mask: Tensor) -> Tensor:
     """The position after each row's last token, ``[B]``, of a mask ``[B, L]``; at least 1."""
     positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return (positions * mask.bool()).amax(1).clamp(min=1)
-
-
-@contextmanager
-def attention_weights(model: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Eager attention while inside, where ``wanted``: fused kernels never hold the probabilities."""
-    config: Any = model.config
-    before = config._attn_implementation
-    if not wanted or before == "eager":
-        yield
-        return
-    model.set_attn_implementation("eager")  # type: ignore[operator]
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)  # type: ignore[operator]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from xmodal.adapters.encoder import Features
 from xmodal.adapters.open_clip.blocks import Tower, block_taps, run_blocks
-from xmodal.adapters.sentence_encoder import attention_weights
+from xmodal.adapters.transformers.attention import run_with_layers
 from xmodal.errors import AdapterError
 from xmodal.taps import layer_of
 
@@ -90,20 +91,10 @@ class HuggingFace:
 
     def __call__(self, ids: Tensor, taps: Sequence[str]) -> Features:
         tower = self.tower
-        layered = [(tap, stem, number) for tap in taps for stem, number in [layer_of(tap)] if number is not None]
-        stems = {stem for _, stem, _ in layered}
         mask = (ids != tower.config.pad_token_id).long()
-        with attention_weights(tower.transformer, wanted="text.attention" in stems):
-            output = tower.transformer(
-                input_ids=ids,
-                attention_mask=mask,
-                output_hidden_states="text.hidden" in stems,
-                output_attentions="text.attention" in stems,
-                return_dict=True,
-            )
-        features = {"text.tokens": output.last_hidden_state}
-        for tap, stem, number in layered:
-            features[tap] = (output.hidden_states if stem == "text.hidden" else output.attentions)[number]
+        call = partial(tower.transformer, input_ids=ids, attention_mask=mask, return_dict=True)
+        output, layered = run_with_layers(tower.transformer, int(tower.config.num_hidden_layers), taps, call)
+        features = {"text.tokens": output.last_hidden_state, **layered}
         if _POOLED & set(taps):
             features["text.features"] = pooled = tower.pooler(output, mask)
             features["text.embedding"] = tower.proj(pooled)

@@ -39,10 +39,13 @@ class Measured(Fixed):
         self.register_buffer("matrix", torch.eye(out_dim, in_dim))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self._count, self._moments = 0, torch.zeros(0)
+        self._ready = False
 
     def forward(self, features: Tensor) -> Tensor:
         """The map; before it is fitted, a cut or padded copy, which serves a dry run alone."""
-        if self.training and not bool(self.fitted):
+        if self.training and not self._ready:
+            self._ready = bool(self.fitted)  # once: to read a tensor the process waits for its device
+        if self.training and not self._ready:
             raise RunError("a measured projection is used before its statistics were measured: call scheme.prepare")
         return functional.linear(features.to(self.matrix.dtype) - self.mean, self.matrix)
 
@@ -82,6 +85,11 @@ class Measured(Fixed):
         self.matrix.copy_(self._matrix(values, vectors))
         self.fitted.fill_(True)
         self._count, self._moments = 0, torch.zeros(0)
+
+    def forget(self) -> None:
+        """Be measured again."""
+        self.fitted.fill_(False)
+        self._ready = False
 
     @abstractmethod
     def _matrix(self, values: Tensor, vectors: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xmodal.errors import AdapterError
+from xmodal.taps import layer_of
 
 INTERNALS = ("scores", "query", "key", "value")
 EAGER = {"attention", "scores"}
@@ -81,11 +82,51 @@ def internal_taps(modality: str, num_layers: int) -> tuple[str, ...]:
     return tuple(f"{modality}.{what}.{number}" for what in INTERNALS for number in range(num_layers))
 
 
+def run_with_layers(
+    model: nn.Module, num_layers: int, taps: Sequence[str], call: Callable[..., Any]
+) -> tuple[Any, dict[str, Tensor]]:
+    """What ``call``, a forward of ``model``, returns, and those of the ``taps`` that have a layer.
+
+    ``call`` gets ``output_hidden_states`` and ``output_attentions``. Raises AdapterError where the library returns less
+    than it was asked for: a loss over nothing would silently be zero.
+    """
+    layered = [(tap, stem.rpartition(".")[2], n) for tap in taps for stem, n in [layer_of(tap)] if n is not None]
+    wants = {what for _, what, _ in layered}
+    with (
+        attention_weights(model, wanted=bool(EAGER & wants)),
+        recorded(model, num_layers, [(what, number) for _, what, number in layered]) as found,
+    ):
+        output = call(output_hidden_states="hidden" in wants, output_attentions="attention" in wants)
+    features: dict[str, Tensor] = {}
+    for tap, what, number in layered:
+        if what in INTERNALS:
+            features[tap] = recorded_output(found, what, number, tap, model)
+        else:
+            states = output.hidden_states if what == "hidden" else output.attentions
+            features[tap] = layer_output(states, number, tap, model)
+    return output, features
+
+
+@contextmanager
+def attention_weights(model: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Eager attention while inside, where ``wanted``: fused kernels never hold the probabilities."""
+    config: Any = model.config
+    before = config._attn_implementation
+    if not wanted or before == "eager":
+        yield
+        return
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)  # type: ignore[operator]
+
+
 @contextmanager
 def recorded(model: nn.Module, num_layers: int, wanted: Iterable[tuple[str, int]]) -> Iterator[Found]:
     """Inside, a forward of ``model`` fills the mapping with the ``wanted`` (what, layer); afterwards no hook is left.
 
-    Scores need eager attention (``sentence_encoder.attention_weights``). Others than :data:`INTERNALS` are left out.
+    Scores need eager attention (:func:`attention_weights`). Others than :data:`INTERNALS` are left out.
     """
     found: Found = {}
     wanted = [(what, number) for what, number in wanted if what in INTERNALS]

@@ -9,18 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from xmodal.adapters.encoder import Features
-from xmodal.adapters.sentence_encoder import attention_weights
-from xmodal.adapters.transformers.attention import (
-    EAGER,
-    INTERNALS,
-    attention_layers,
-    internal_taps,
-    layer_output,
-    recorded,
-    recorded_output,
-)
+from xmodal.adapters.transformers.attention import attention_layers, internal_taps, run_with_layers
 from xmodal.errors import AdapterError
-from xmodal.taps import layer_of
 
 
 @dataclass(frozen=True)
@@ -85,31 +75,19 @@ class Tower:
         if field not in inputs:
             raise AdapterError(f"{', '.join(taps)} needs the {self.kind} of a sample; there is none in this batch.")
         features: Features = {} if self.patch_size else {"text.mask": inputs["text_mask"].bool()}
-        layered = [(tap, stem.rsplit(".", 1)[-1], n) for tap in taps for stem, n in [layer_of(tap)] if n is not None]
         rest = set(taps) - set(features)
         if not rest:
             return features
-        wants = {what for _, what, _ in layered}
         arguments = self._arguments(inputs)
-        with (
-            attention_weights(self.module, wanted=bool(EAGER & wants)),
-            recorded(self.module, self.num_layers, [(what, number) for _, what, number in layered]) as found,
-        ):
-            output, logits = self._run(
-                arguments,
-                with_logits="logits" in taps,
-                output_hidden_states="hidden" in wants,
-                output_attentions="attention" in wants,
-            )
-        for tap, what, number in layered:
-            if what in INTERNALS:
-                features[tap] = recorded_output(found, what, number, tap, self.module)
-            else:
-                states = output.hidden_states if what == "hidden" else output.attentions
-                features[tap] = layer_output(states, number, tap, self.module)
-        if logits is not None:
-            features["logits"] = logits
-        return features | self._summaries(output, rest, inputs.get("image"))
+
+        def call(**asked: bool) -> Any:
+            output, logits = self._run(arguments, with_logits="logits" in taps, **asked)
+            if logits is not None:
+                features["logits"] = logits
+            return output
+
+        output, layered = run_with_layers(self.module, self.num_layers, taps, call)
+        return features | layered | self._summaries(output, rest, inputs.get("image"))
 
     def _arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         if self.patch_size:

@@ -10,7 +10,7 @@ from xmodal.evaluate.bootstrap import Figures, PerSample
 from xmodal.evaluate.ranking import TIE, FirstHits, class_hits, strips
 from xmodal.evaluate.space import Space
 from xmodal.evaluate.split import Split
-from xmodal.evaluate.training_set import TrainingSet, device_of, need_training_set, own_side
+from xmodal.evaluate.training_set import TrainingSet, device_of, facts, need_training_set, own_side
 
 _LEAST_ROWS = 64
 """Queries at once: with fewer, a training set of a million would be read anew for each handful of them."""
@@ -38,10 +38,7 @@ def knn(split: Split, space: Space, *, train: TrainingSet | None, k: int, temper
     )
     return {
         **{f"knn_top{place}": PerSample(hits.within(place)) for place in (1, 5)},
-        **majority(asked.classes, known.classes),
-        "num_labelled": len(asked.classes),
-        "num_train": len(known.classes),
-        "num_train_classes": len(labels),
+        **facts(asked, known, labels),
     }
 
 
@@ -73,10 +70,3 @@ def _votes(scores: Tensor, pool_class: Tensor, num_classes: int, k: int, tempera
     votes = scores.new_zeros((len(scores), num_classes), dtype=torch.float64)
     votes.index_put_((row, pool_class[column]), weight, accumulate=True)
     return votes / votes.sum(1, keepdim=True)
-
-
-def majority(asked: Tensor, known: Tensor) -> Figures:
-    """What naming the training set's largest class for every sample scores."""
-    sizes = torch.bincount(known).double() / len(known)
-    largest = (sizes == sizes.max()).double()
-    return {"majority_top1": float((largest / largest.sum())[asked].mean())}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Union
 
 from xmodal.data.members import MemberError
-from xmodal.data.texts import decode_json, decode_text, split_path
+from xmodal.data.texts import decode_json, decode_text, follow, split_path
 
 Label = Union[int, str]  # noqa: UP007  evaluated at run time
 
@@ -24,10 +24,9 @@ def label_of(members: Mapping[str, bytes], path: str) -> Label | None:
         return None
     name, inner = found
     value = decode_json(members[name]) if inner else decode_text(members[name])
-    for piece in inner:
-        if not isinstance(value, dict) or piece not in value:
-            return None
-        value = value[piece]
+    value, missing = follow(value, inner)
+    if missing is not None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise MemberError(f"label {path!r} is {str(value)[:40]!r}, neither an integer nor a name")
     if isinstance(value, int):

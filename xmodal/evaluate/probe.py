@@ -8,12 +8,11 @@ import torch
 
 from xmodal.errors import EvaluationError
 from xmodal.evaluate.bootstrap import Figures, PerSample
-from xmodal.evaluate.knn import majority
 from xmodal.evaluate.logistic import Logistic, fit
 from xmodal.evaluate.ranking import class_hits
 from xmodal.evaluate.space import Side, Space
 from xmodal.evaluate.split import Split
-from xmodal.evaluate.training_set import Labelled, TrainingSet, device_of, held_out, need_training_set, own_side
+from xmodal.evaluate.training_set import Labelled, TrainingSet, device_of, facts, held_out, need_training_set, own_side
 
 STRENGTHS = tuple(10.0**power for power in range(-5, 3))
 """C of the logistic regressions that are tried; then half a decade to either side of the best."""
@@ -52,10 +51,7 @@ def probe(split: Split, space: Space, *, probes: Probes) -> Figures:
         **{f"probe_top{place}": PerSample(hits.within(place)) for place in (1, 5)},
         "probe_mean_per_class_recall": PerSample(hits.within(1), classes=asked.classes),
         "probe_c": strength,
-        **majority(asked.classes, known.classes),
-        "num_labelled": len(asked.classes),
-        "num_train": len(known.classes),
-        "num_train_classes": len(labels),
+        **facts(asked, known, labels),
     }
 
 

@@ -110,6 +110,18 @@ def need_training_set(train: TrainingSet | None, task: str) -> TrainingSet:
     return train
 
 
+def facts(asked: Labelled, known: Labelled, labels: Sequence[Label]) -> dict[str, float]:
+    """How many samples and classes there are, and what naming the training set's largest class for every one scores."""
+    sizes = torch.bincount(known.classes)
+    largest = (sizes == sizes.max()).double()
+    return {
+        "majority_top1": float((largest / largest.sum())[asked.classes].mean()),
+        "num_labelled": len(asked.classes),
+        "num_train": len(known.classes),
+        "num_train_classes": len(labels),
+    }
+
+
 def own_side(space: Space) -> Side:
     """What is looked at: the student's pictures where it sees any, else its texts."""
     return space.student_side("image" if "image" in space.student.modalities else space.student.modalities[0])

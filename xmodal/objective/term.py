@@ -127,7 +127,7 @@ class BoundTerm(nn.Module):
                 key = name.partition(".")[2]
                 matrix = known.get(f"{name}.matrix")
                 if matrix is None or matrix.shape != module.matrix.shape or key.partition("/")[0] not in teachers:
-                    module.fitted.fill_(False)
+                    module.forget()
 
     @torch.no_grad()
     def observe(
