@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xmodal.adapters.packages import PACKAGES, file_sha256
-from xmodal.errors import AdapterError
+from xmodal.errors import AdapterError, first_line
 
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _SAFE_WEIGHTS = ("*.safetensors",)
@@ -82,7 +82,7 @@ def cannot_fetch(model: str, revision: str | None, error: Exception) -> str:
 
     at = f" at revision {revision}" if revision else ""
     offline = " HF_HUB_OFFLINE is set, so the hub was not asked." if constants.HF_HUB_OFFLINE else ""
-    reason = "" if offline else f" The hub said: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    reason = "" if offline else f" The hub said: {first_line(error)}"
     lines = [f"{model!r}{at} is not to be had. Looked in the hub's cache {constants.HF_HUB_CACHE}.{offline}{reason}"]
     if isinstance(error, GatedRepoError):
         lines.append(f"It is gated: accept its terms on https://huggingface.co/{model}, then run: hf auth login")

@@ -15,7 +15,7 @@ from xmodal.adapters.identity import digest
 from xmodal.adapters.modes import in_eval_mode
 from xmodal.adapters.module_preprocess import ModulePreprocess
 from xmodal.adapters.module_taps import check_paths, original, run_with_taps, split_place
-from xmodal.errors import AdapterError, hint
+from xmodal.errors import AdapterError, first_line, hint
 
 _MASK = "attention_mask"
 MODALITIES = ("image", "text", "audio")
@@ -143,7 +143,7 @@ def _try(encoder: ModuleEncoder) -> Features:
             )
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise AdapterError(
                 f"{owner} does not take what its preprocess makes of two samples ({shapes}): {reason:.200}"
             ) from error

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.errors import AdapterError
+from xmodal.errors import AdapterError, first_line
 from xmodal.taps import layer_of
 
 
@@ -54,7 +54,7 @@ def examine(network: Any, input_size: Sequence[int]) -> Anatomy:
         pooled, classifier = network.forward_head(final, pre_logits=True), network.get_classifier()
         linear = isinstance(classifier, nn.Linear) and _same(classifier(pooled), network.forward_head(final))
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise AdapterError(f"The network cannot see pictures of {tuple(input_size)}: {reason:.200}") from error
     finally:
         network.train(was_training)

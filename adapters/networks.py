@@ -13,7 +13,7 @@ from torch import Tensor
 from xmodal.adapters.hub import cannot_fetch
 from xmodal.adapters.packages import PACKAGES, Package
 from xmodal.adapters.weights import load_into, read_weights
-from xmodal.errors import AdapterError, hint
+from xmodal.errors import AdapterError, first_line, hint
 
 _SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 _TEST_KEYS = ("test_input_size", "test_crop_pct", "test_pool_size", "min_input_size")
@@ -150,7 +150,7 @@ def _why_not(model: str, error: Exception) -> str:
     if config is not None and not config.has_weights:
         return f"timm has no trained weights for {model!r}. Take random ones, or give the path of a weight file."
     if not isinstance(error, OSError):
-        return f"timm cannot make {model!r}: {(str(error).strip() or type(error).__name__).splitlines()[0]:.300}"
+        return f"timm cannot make {model!r}: {first_line(error)}"
     name = (config.hf_hub_id if config is not None else None) or model.partition(":")[2] or model
     lines = [f"The weights of {model!r} cannot be loaded. {cannot_fetch(name, None, error)}"]
     package = _package(model)

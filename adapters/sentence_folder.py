@@ -15,7 +15,7 @@ from xmodal.adapters.pooling import Dense, Normalize, Pooling
 from xmodal.adapters.preprocess import TextPreprocess
 from xmodal.adapters.sentence_encoder import SentenceEncoder
 from xmodal.adapters.static_encoder import StaticEncoder, read_static_folder
-from xmodal.errors import AdapterError
+from xmodal.errors import AdapterError, first_line
 
 _UNUSED = ("pooler.", "embeddings.position_ids", "lm_head.")
 """Weights that an encoder's features do not depend on: they may be missing from a file."""
@@ -83,7 +83,7 @@ def load_transformer(folder: Path, options: dict[str, Any]) -> Any:
         with quiet(transformers):
             model, report = kind.from_pretrained(folder, config=config, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise AdapterError(f"{folder} cannot be loaded as a transformers model: {reason:.300}") from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(_UNUSED))
     wrong = sorted(str(entry) for entry in report["mismatched_keys"])
@@ -103,7 +103,7 @@ def load_tokenizer(folder: Path, settings: dict[str, Any], config: Any | None = 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise AdapterError(f"{folder} holds no tokenizer that transformers can load: {reason:.300}") from error
     length = settings.get("max_seq_length")
     if length is None:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from xmodal.errors import AdapterError
+from xmodal.errors import AdapterError, first_line
 
 _NAMES = ("model.safetensors", "pytorch_model.bin", "model.pth")
 
@@ -34,7 +34,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path, device="cpu")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise AdapterError(
             f"{path} ({path.stat().st_size} bytes) is truncated or not a weight file: {reason:.200} "
             "Fetch or save it again."

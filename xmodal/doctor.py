@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from xmodal.errors import RecipeError, XmodalError
+from xmodal.errors import RecipeError, XmodalError, first_line
 
 GIB = 2**30
 
@@ -104,7 +104,7 @@ def _import(name: str) -> tuple[str, str]:
     try:
         return str(getattr(importlib.import_module(name), "__version__", "?")), ""
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return "", (str(error) or type(error).__name__).splitlines()[0]
+        return "", first_line(error)
 
 
 def _devices() -> Iterator[Finding]:

@@ -96,6 +96,15 @@ class RecipeError(XmodalError):
         super().__init__("\n".join([f"{source} has {count}; {consequence}.", *lines]))
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line of at most 300 characters; its type's name where it is silent.
+
+    >>> first_line(ValueError("bad header\nfollowed by much else")), first_line(EOFError())
+    ('bad header', 'EOFError')
+    """
+    return f"{(str(error).strip() or type(error).__name__).splitlines()[0]:.300}"
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The ``known`` names that look most like ``name``, best first.
 

@@ -17,7 +17,7 @@ from xmodal.adapters.open_clip.sources import (
     quiet,
 )
 from xmodal.adapters.weights import read_weights
-from xmodal.errors import AdapterError, hint
+from xmodal.errors import AdapterError, first_line, hint
 
 PRECISIONS = ("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16")
 _REASONS = 5
@@ -92,7 +92,7 @@ def _tokenizer(model: str, config: dict[str, Any], context_length: int | None) -
             ) from error
         raise AdapterError(
             f"{model!r} has a tokenizer of transformers' (text_cfg.hf_tokenizer_name is {name!r}), whose files are to "
-            f"lie in {where}; they cannot be read: {_first_line(error)} Save it there: "
+            f"lie in {where}; they cannot be read: {first_line(error)} Save it there: "
             "tokenizer.save_pretrained(FOLDER)."
         ) from error
 
@@ -113,9 +113,5 @@ def _why_not(
         return f"The text tower of {model!r} is transformers'. {cannot_fetch(str(text_tower), None, error)}"
     if weights is not None and weights.file.suffix not in (".npz", ".npy"):
         read_weights(weights.file)  # raises for a file that is broken or holds no weights
-        return f"The weights in {weights.file} cannot be loaded into {model}: {_first_line(error)}"
-    return f"open_clip cannot make {model!r}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return f"{(str(error).strip() or type(error).__name__).splitlines()[0]:.300}"
+        return f"The weights in {weights.file} cannot be loaded into {model}: {first_line(error)}"
+    return f"open_clip cannot make {model!r}: {first_line(error)}"

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from xmodal.adapters.sentence_folder import offset_positions, quiet
 from xmodal.adapters.transformers.families import Family
-from xmodal.errors import AdapterError, hint
+from xmodal.errors import AdapterError, first_line, hint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -69,7 +69,7 @@ def load_model(folder: Path, family: Family, dtype: str, attention: str | None) 
                 **options,
             )
     except _CANNOT as error:
-        raise AdapterError(f"{folder} cannot be loaded as a transformers model: {_first_line(error)}") from error
+        raise AdapterError(f"{folder} cannot be loaded as a transformers model: {first_line(error)}") from error
     _drop_untrained_pooler(model, report["missing_keys"])
     _check_whole(folder, report)
     return model
@@ -92,11 +92,11 @@ def read_tokenizer(folder: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
         raise AdapterError(
-            f"The tokenizer in {folder} needs a package that is not installed: {_first_line(error)} "
+            f"The tokenizer in {folder} needs a package that is not installed: {first_line(error)} "
             "pip install sentencepiece protobuf"
         ) from error
     except Exception as error:  # tokenizers raises bare Exceptions for files that it cannot read
-        raise AdapterError(f"{folder} holds no tokenizer that transformers can load: {_first_line(error)}") from error
+        raise AdapterError(f"{folder} holds no tokenizer that transformers can load: {first_line(error)}") from error
 
 
 def read_image_processor(folder: Path, image_size: int | None, patch_size: int) -> Any:
@@ -130,7 +130,7 @@ def read_image_processor(folder: Path, image_size: int | None, patch_size: int) 
             return auto.from_pretrained(folder, trust_remote_code=False, size=size, **own)
     except _CANNOT as error:
         raise AdapterError(
-            f"{folder} holds no image processor that transformers can load: {_first_line(error)}"
+            f"{folder} holds no image processor that transformers can load: {first_line(error)}"
         ) from error
 
 
@@ -163,7 +163,3 @@ def _check(option: str, value: str, known: Sequence[str] | dict[str, Any]) -> No
         raise AdapterError(
             f"teacher 'transformers': {option} {value!r} is none of {', '.join(known)}. {hint(value, known)}"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{(str(error).strip() or type(error).__name__).splitlines()[0]:.300}"

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from xmodal.data.features import npy_header
 from xmodal.data.members import MemberError, listed
+from xmodal.errors import first_line
 
 MAX_BYTES = 2**26
 """Arrays of one member that take more, unpacked, are refused: 64 MiB. DataCompDR's take 0.2 MB."""
@@ -89,7 +90,7 @@ def read_gzipped_torch(data: bytes, names: tuple[str, ...], limit: int = MAX_BYT
     except pickle.UnpicklingError as error:
         raise MemberError(".pth.gz holds more than tensors; objects are never unpickled") from error
     except (RuntimeError, ValueError, TypeError, KeyError, EOFError, OSError, AttributeError) as error:
-        raise MemberError(f".pth.gz cannot be read: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise MemberError(f".pth.gz cannot be read: {first_line(error)}") from error
     if not isinstance(found, dict):
         raise MemberError(f".pth.gz holds {type(found).__name__}, not a mapping of tensors")
     _need(names, found, ".pth.gz")
