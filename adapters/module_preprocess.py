@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xmodal.adapters.encoder import Sample
-from xmodal.adapters.preprocess import to_rgb
+from xmodal.adapters.preprocess import text_in, to_rgb
 from xmodal.errors import AdapterError
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -33,11 +33,9 @@ class ModulePreprocess:
         self.fields: tuple[str, ...] = (modality,)
 
     def __call__(self, sample: Sample) -> dict[str, Any]:
-        value = sample[self.modality]
         if self.modality == "text":
-            if not isinstance(value, str):
-                raise AdapterError(f"A text must be a str; given {type(value).__name__}: {value!r:.80}")
-            return {"text": value}  # a whole batch is tokenised at once, for padding
+            return {"text": text_in(sample)}  # a whole batch is tokenised at once, for padding
+        value = sample[self.modality]
         return self._inputs(self.function(to_rgb(value) if self.modality == "image" else value))
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -108,10 +108,7 @@ class TextPreprocess:
         self.tokenizer, self.max_length, self.prompt = tokenizer, max_length, prompt
 
     def __call__(self, sample: Sample) -> dict[str, str]:
-        text = sample["text"]
-        if not isinstance(text, str):
-            raise AdapterError(f"A text must be a str; given {type(text).__name__}: {text!r:.80}")
-        return {"text": self.prompt + text}
+        return {"text": self.prompt + text_in(sample)}
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         tokens = self.tokenizer(
@@ -180,6 +177,14 @@ class JoinedPreprocess:
 def _normalise(pixels: Tensor, out: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """The same operations as timm's, to the bit: uint8 ``[H, W, C]`` → ``out``, float32 ``[C, H, W]``."""
     return out.copy_(pixels.permute(2, 0, 1)).div_(255).sub_(mean).div_(std)
+
+
+def text_in(sample: Sample) -> str:
+    """The sample's text. Raises :class:`AdapterError` for anything else, such as a list of texts."""
+    text = sample["text"]
+    if not isinstance(text, str):
+        raise AdapterError(f"A text must be a str; given {type(text).__name__}: {text!r:.80}")
+    return text
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

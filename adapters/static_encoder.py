@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xmodal.adapters.encoder import Encoder, Features, Sample
 from xmodal.adapters.identity import digest
 from xmodal.adapters.pooling import Dense
+from xmodal.adapters.preprocess import text_in
 from xmodal.adapters.weights import read_weights
 from xmodal.errors import AdapterError
 
@@ -32,10 +33,7 @@ class StaticPreprocess:
         self.tokenizer.no_padding()
 
     def __call__(self, sample: Sample) -> dict[str, str]:
-        text = sample["text"]
-        if not isinstance(text, str):
-            raise AdapterError(f"A text must be a str; given {type(text).__name__}: {text!r:.80}")
-        return {"text": self.prompt + text}
+        return {"text": self.prompt + text_in(sample)}
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         encodings = self.tokenizer.encode_batch([item["text"] for item in items], add_special_tokens=False)

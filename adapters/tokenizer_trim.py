@@ -94,11 +94,12 @@ def read_texts(sources: str | list[str], text: str = "txt") -> Iterator[str]:
     """The texts of shards (see :func:`xmodal.data.expand`), or the lines of ``.txt`` files.
 
     ``text`` is the member that holds a sample's text, or a path into a JSON member; all texts of a list are taken.
-    Samples without a text are left out. Raises :class:`~xmodal.errors.DataError` for what cannot be opened.
+    Samples without a text are left out. Raises :class:`~xmodal.errors.DataError` for shards that cannot be opened, and
+    :class:`~xmodal.errors.AdapterError` for a file that cannot be read.
     """
     from xmodal.data import open_shards
+    from xmodal.data.formats.captions import captions_of
     from xmodal.data.members import MemberError
-    from xmodal.data.texts import decode_json, decode_text, split_path
 
     given = [sources] if isinstance(sources, str) else list(sources)
     files = [source for source in given if source.endswith(".txt")]
@@ -113,20 +114,10 @@ def read_texts(sources: str | list[str], text: str = "txt") -> Iterator[str]:
         return
     shards = open_shards(others)
     for row in range(shards.num_samples):
-        members = shards.read(row).members
-        place = split_path(members, text)
-        if place is None:
-            continue
         try:
-            if not place[1]:
-                yield decode_text(members[place[0]])
-                continue
-            value = decode_json(members[place[0]])
+            yield from captions_of(shards.read(row).members, text)
         except MemberError:
             continue  # the stream counts and names such samples
-        for key in place[1]:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        yield from (entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, str))
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from xmodal.adapters.encoder import Sample
-from xmodal.adapters.preprocess import ImagePreprocess, to_rgb
-from xmodal.errors import AdapterError
+from xmodal.adapters.preprocess import ImagePreprocess, text_in, to_rgb
 
 _TABLES = ("byte_encoder", "byte_decoder", "encoder", "decoder", "bpe_ranks", "cache", "pat")
 _LAST_CALL = ("truncation", "padding")  # a fast tokenizer keeps the settings of its last call
@@ -66,10 +65,7 @@ class OpenClipTexts:
         self.tokenizer = tokenizer
 
     def __call__(self, sample: Sample) -> dict[str, str]:
-        text = sample["text"]
-        if not isinstance(text, str):
-            raise AdapterError(f"A text must be a str; given {type(text).__name__}: {text!r:.80}")
-        return {"text": text}
+        return {"text": text_in(sample)}
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         ids = self.tokenizer([item["text"] for item in items])
