@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,45 +13,15 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from xmodal.adapters.modes import in_eval_mode
+from xmodal.adapters.preprocessing import Preprocess, Sample, finish, gather
+from xmodal.adapters.texts import TextsPreprocess, inputs_of
 from xmodal.errors import AdapterError
-from xmodal.taps import resolve_tap
+from xmodal.taps import renamed, resolve_tap
 
-Sample = Mapping[str, Any]
-"""One decoded sample: ``key`` and any of ``image`` (RGB PIL image), ``text`` (str), ``audio``, ``label``."""
+__all__ = ["Encoder", "Features", "Preprocess", "Sample", "as_float32", "concatenate", "finish", "gather"]
 
 Features = dict[str, Tensor]
 """What a model returns: tap → tensor."""
-
-
-class Preprocess(Protocol):
-    """A model's own resize, normalisation and tokenisation. Picklable and free of weights: workers run it.
-
-    ``fields`` are the sample's fields that it reads (``image``, ``text``, …); others are left alone.
-    """
-
-    fields: tuple[str, ...]
-
-    def __call__(self, sample: Sample) -> dict[str, Any]:
-        """One augmented sample → this model's inputs, not batched."""
-
-    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Inputs of a batch's samples → one mapping of tensors, padded where lengths differ.
-
-        One that can be done in two parts has ``gather(items)``, which workers run and whose result is cheap to send,
-        and ``finish(inputs)``, which the process does that asked for the batch.
-        """
-
-
-def gather(preprocess: Preprocess, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first part of ``preprocess.collate``, or all of it."""
-    inputs: dict[str, Any] = getattr(preprocess, "gather", preprocess.collate)(items)
-    return inputs
-
-
-def finish(preprocess: Preprocess, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The second part of ``preprocess.collate``, if there is one."""
-    inputs = preprocess.finish(inputs) if hasattr(preprocess, "finish") else inputs
-    return dict(inputs)
 
 
 class Encoder(nn.Module, ABC):
@@ -70,6 +40,10 @@ class Encoder(nn.Module, ABC):
     model: nn.Module
     embed_dim: int | None = None
     frozen: bool = False
+    made_as: str | None = None
+    """``teacher`` or ``student``, where its ``spec`` makes it again under that name."""
+    other_texts: tuple[str, ...] = ()
+    """Names of further texts of a sample (``data.texts``) that this model reads as well, with taps of their own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,6 +62,35 @@ class Encoder(nn.Module, ABC):
     def taps(self) -> tuple[str, ...]:
         """Every tap that this model can return, layers numbered."""
 
+    def every_tap(self) -> tuple[str, ...]:
+        """:meth:`taps`, and those of the further texts."""
+        own = self.taps()
+        return (
+            *own,
+            *(renamed(tap, "text", name) for name in self.other_texts for tap in own if tap.startswith("text.")),
+        )
+
+    def read_texts(self, names: Sequence[str]) -> Self:
+        """Read further texts of each sample too, where this model reads texts: ``english.embedding`` beside
+        ``text.embedding``.
+        """
+        self.other_texts = tuple(names) if "text" in self.modalities else ()
+        return self
+
+    def learns(self, tap: str) -> bool:
+        """Whether training can change a tap; what a locked student's body gives it cannot."""
+        return True
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The modalities, and the further texts."""
+        return (*self.modalities, *self.other_texts)
+
+    @property
+    def viewing(self) -> Preprocess:
+        """What makes this model's view of a sample with all the texts that it reads."""
+        return TextsPreprocess(self.preprocess, self.other_texts) if self.other_texts else self.preprocess
+
     @abstractmethod
     def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
         """The taps, which exist, of a batch of this model's own inputs; nothing else is computed."""
@@ -99,12 +102,24 @@ class Encoder(nn.Module, ABC):
     def forward(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
         """Features for exactly the ``taps`` asked for, under the names they were asked by.
 
-        ``inputs`` is this model's view of a batch, as ``preprocess.collate`` makes it. Raises
-        :class:`AdapterError` for a tap the model does not have.
+        ``inputs`` is this model's view of a batch, as ``viewing.collate`` makes it. Raises :class:`AdapterError` for a
+        tap the model does not have.
         """
-        resolved = {tap: resolve_tap(tap, self.taps(), self.name) for tap in taps}
-        features = self.compute(inputs, tuple(dict.fromkeys(resolved.values())))
+        resolved = {tap: resolve_tap(tap, self.every_tap(), self.name) for tap in taps}
+        features: Features = {}
+        for name, own in self._by_text(resolved.values()).items():
+            given = inputs_of(name, inputs) if self.other_texts else inputs
+            found = self.compute(given, tuple(renamed(tap, name, "text") for tap in own))
+            features |= {renamed(tap, "text", name) if name else tap: tensor for tap, tensor in found.items()}
         return {asked: features[tap] for asked, tap in resolved.items()}
+
+    def _by_text(self, taps: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Distinct taps by the further text that they are of, "" for all others."""
+        heads = {tap: tap.partition(".")[0] for tap in taps}
+        groups: dict[str, list[str]] = {}
+        for tap, head in heads.items():
+            groups.setdefault(head if head in self.other_texts else "", []).append(tap)
+        return {name: tuple(own) for name, own in groups.items()}
 
     @torch.no_grad()
     def encode(

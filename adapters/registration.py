@@ -37,7 +37,7 @@ def _create(kind: str, name: str, make: Callable[..., Encoder], options: Mapping
     if problems:
         raise AdapterError("\n".join(problems.values()))
     encoder = make(**options)
-    encoder.spec = {"name": name, **options}
+    encoder.spec, encoder.made_as = {"name": name, **options}, kind
     return encoder
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.adapters.encoder import Encoder, Features
+from xmodal.adapters.encoder import Features
 from xmodal.adapters.identity import digest
+from xmodal.adapters.locking import Lockable
 from xmodal.adapters.pooling import Dense, Pooling
 from xmodal.adapters.preprocess import TextPreprocess
 from xmodal.adapters.transformers.attention import attention_layers, internal_taps, run_with_layers
@@ -23,7 +24,7 @@ _POOLED = {"text.embedding", "text.features"}
 _ROWS_TOGETHER = 32
 
 
-class SentenceEncoder(Encoder):
+class SentenceEncoder(Lockable):
     """``model`` over tokens, ``pooling`` over its last states, then ``head`` (dense layers, normalisation, or nothing).
 
     Taps: ``text.embedding`` [B, D] (after the head), ``text.features`` [B, W] (pooled, before it), ``text.tokens``
@@ -58,6 +59,14 @@ class SentenceEncoder(Encoder):
         self._has_internals = bool(attention_layers(model, self.num_layers))
         self._weights_identity = weights_identity
 
+    @property
+    def linear_head(self) -> nn.Module | None:
+        return self.head if any(True for _ in self.head.parameters()) else None
+
+    @property
+    def head_taps(self) -> tuple[str, ...]:
+        return ("text.embedding",)
+
     def taps(self) -> tuple[str, ...]:
         return (
             "text.embedding",
@@ -70,7 +79,8 @@ class SentenceEncoder(Encoder):
         )
 
     def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
-        if self.training or not set(taps) <= _POOLED or len(inputs["text_mask"]) <= _ROWS_TOGETHER:
+        learning = self.training and not self.locked
+        if learning or not set(taps) <= _POOLED or len(inputs["text_mask"]) <= _ROWS_TOGETHER:
             return self._compute(inputs, taps)
         # Short texts need not wait for the longest of the batch: rows of like length go together, trimmed to it.
         lengths = last_tokens(inputs["text_mask"])
@@ -91,11 +101,12 @@ class SentenceEncoder(Encoder):
         if "text_types" in inputs:
             arguments["token_type_ids"] = inputs["text_types"]
         call = partial(self.model, **arguments, return_dict=True)
-        output, layered = run_with_layers(self.model, self.num_layers, taps, call)
-        features |= layered
-        features["text.tokens"] = tokens = output.last_hidden_state
-        if "text.embedding" in taps or "text.features" in taps:
-            features["text.features"] = self.pooling(tokens, mask)
+        with self.body_gradients():
+            output, layered = run_with_layers(self.model, self.num_layers, taps, call)
+            features |= layered
+            features["text.tokens"] = tokens = output.last_hidden_state
+            if "text.embedding" in taps or "text.features" in taps:
+                features["text.features"] = self.pooling(tokens, mask)
         if "text.embedding" in taps:
             features["text.embedding"] = self.head(features["text.features"])
         return features

@@ -38,6 +38,7 @@ def decode(
     text: str = "txt",
     label: str = "cls",
     features: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
     view: int = 0,
     seed: int = 0,
     picture: Callable[[bytes], Any] = decode_image,
@@ -53,6 +54,7 @@ def decode(
     - ``text``: the member ``text`` (UTF-8, outer white space removed), or, for a dotted path such as ``json.keywords``,
       a string in a JSON member. Of a list one entry is picked by hash of (seed, view, key);
     - ``label``: the integer in the member ``label``, or at a dotted path such as ``json.label``;
+    - each name in ``texts``: a string, as of ``text``; of a list the entry picked hangs on the name as well;
     - ``features``: the tensors that ``features`` names (see :func:`~xmodal.data.features.decode_features`).
 
     Raises :class:`SampleError` where a member is missing, empty or broken.
@@ -71,6 +73,8 @@ def decode(
             sample["text"] = text_at(raw.members, text, key=raw.key, view=view, seed=seed)
         if "label" in fields or split_path(raw.members, label) is not None:
             sample["label"] = label_at(raw.members, label)
+        for name, place in (texts or {}).items():
+            sample[name] = text_at(raw.members, place, key=raw.key, view=view, seed=seed, name=name)
         if features:
             sample["features"] = decode_features(raw.members, features)
     except MemberError as error:

@@ -31,6 +31,7 @@ class Reading:
     decoder: str = DEFAULT_DECODER
     label: str = "cls"
     features: Mapping[str, str] | None = None
+    texts: Mapping[str, str] | None = None
 
     def view(self, epoch: int) -> int:
         """The number of the augmentation that a sample has in its slot's ``epoch``."""
@@ -39,14 +40,18 @@ class Reading:
     def __call__(self, raw: RawSample, *, fields: Collection[str], text: str, view: int) -> dict[str, Any]:
         """The sample as :func:`as_it_is` gives it, its picture and sound augmented.
 
-        Names of ``self.features`` among the ``fields`` are the stored tensors that are wanted.
+        Names of ``self.features`` and ``self.texts`` among the ``fields`` are the stored tensors and the further texts
+        that are wanted.
 
         With ``reinforced`` among the fields, which is what a teacher stored in the shards asks for, its picture is
         augmented as the sample says (see :mod:`xmodal.data.formats.reinforced`).
         """
-        features = {name: place for name, place in (self.features or {}).items() if name in fields}
-        fields = set(fields) - features.keys()
-        stored: dict[str, Any] = {"label": self.label, "features": features}
+        features, texts = (
+            {name: place for name, place in (known or {}).items() if name in fields}
+            for known in (self.features, self.texts)
+        )
+        fields = set(fields) - features.keys() - texts.keys()
+        stored: dict[str, Any] = {"label": self.label, "features": features, "texts": texts}
         if "reinforced" in fields:
             from xmodal.data.formats.reinforced import read_reinforced
 
@@ -73,6 +78,7 @@ def as_it_is(
     seed: int = 0,
     label: str = "cls",
     features: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
     picture: Callable[[bytes], Any] = decode_image,
 ) -> dict[str, Any]:
     """The sample as :func:`~xmodal.data.decode.decode` gives it, with its ``shard`` and its ``view``.
@@ -81,7 +87,15 @@ def as_it_is(
     """
     wanted = set(fields) - {"members"}
     sample = decode(
-        raw, fields=wanted, text=text, label=label, features=features, view=view, seed=seed, picture=picture
+        raw,
+        fields=wanted,
+        text=text,
+        label=label,
+        features=features,
+        texts=texts,
+        view=view,
+        seed=seed,
+        picture=picture,
     )
     members = {"members": raw.members} if "members" in fields else {}
     return {**sample, "shard": raw.shard, "view": view, **members}

@@ -37,7 +37,8 @@ class TrainStream:
     holds the text, or a dotted path into a JSON one. ``image_size`` is the side of the augmented picture in pixels.
     ``views`` bounds how many augmentations a sample has; without it every epoch brings a new one. ``decoder`` names
     what decodes and resizes pictures. ``label`` is the member that holds the label, or a path into one; ``features``
-    maps names to stored tensors, which the batch then has under these names.
+    maps names to stored tensors, which the batch then has under these names, and ``texts`` names to further texts,
+    for models whose preprocessing has them among its fields.
 
     Batches depend on the arguments that the plan is made of and on nothing else: not on ``num_workers``, nor on where
     the stream was stopped. The global random generators are left alone. Leaving the loop ends the workers; the next
@@ -59,6 +60,7 @@ class TrainStream:
         text: str = "txt",
         label: str = "cls",
         features: Mapping[str, str] | None = None,
+        texts: Mapping[str, str] | None = None,
         image_size: int | None = None,
         augment: Augment = Augment(),  # noqa: B008 - frozen
         decoder: str = DEFAULT_DECODER,
@@ -73,7 +75,7 @@ class TrainStream:
         bad_samples: Path | None = None,
         start_method: str | None = None,
     ) -> None:
-        self.sources = open_sources(train, text, label=label, features=features)
+        self.sources = open_sources(train, text, label=label, stored={**(features or {}), **(texts or {})})
         self.batch_size, self.seed = batch_size, seed
         weights = [source.weight for source in self.sources]
         self.mixture = Mixture([source.name for source in self.sources], weights, batch_size, mix=mix, seed=seed)
@@ -101,7 +103,7 @@ class TrainStream:
         self.plan_hash = self.mixture.hash(self.plans)
         own_samples = sum(len(plan.order.run(slot)) for plan in self.plans for slot in plan.slots_of(rank, world_size))
         self.num_workers, self.start_method = num_workers, start_method
-        reading = Reading(seed, image_size, augment, views, decoder, label, features)
+        reading = Reading(seed, image_size, augment, views, decoder, label, features, texts)
         self._batches = TrainBatches(
             self.sources, self.mixture, self.plans, dict(preprocess), reading, rank, world_size
         )

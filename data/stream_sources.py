@@ -35,13 +35,13 @@ Train = Shards | ShardSet | Mapping[str, Any] | tuple[StreamSource, ...]
 
 
 def open_sources(
-    train: Train, text: str = "txt", *, label: str = "cls", features: Mapping[str, str] | None = None
+    train: Train, text: str = "txt", *, label: str = "cls", stored: Mapping[str, str] | None = None
 ) -> tuple[StreamSource, ...]:
     """The sources that ``data.train`` names, opened, by name: their order does not matter.
 
     One alone has every field that is asked of it. Of several, each has the fields that it is said to have, or else
-    those of its first sample, ``features`` by their names among them. Raises :class:`DataError` where shards cannot be
-    opened, or a source's first sample has nothing to learn from.
+    those of its first sample, among them what is ``stored`` under names (of ``data.features`` and ``data.texts``).
+    Raises :class:`DataError` where shards cannot be opened, or a source's first sample has nothing to learn from.
     """
     if isinstance(train, tuple) and all(isinstance(source, StreamSource) for source in train):
         return tuple(sorted(train, key=lambda source: source.name))
@@ -49,8 +49,8 @@ def open_sources(
         return (StreamSource("train", open_shards(cast("Shards | ShardSet", train)), 1.0, text, frozenset()),)
     if not train:
         raise DataError("data.train names no source. Give shards, or sources by name.")
-    stored = {"label": label, **(features or {})}
-    return tuple(_open(name, train[name], text, stored) for name in sorted(train))
+    named = {"label": label, **(stored or {})}
+    return tuple(_open(name, train[name], text, named) for name in sorted(train))
 
 
 def _open(name: str, given: Any, text: str, stored: Mapping[str, str]) -> StreamSource:

@@ -46,17 +46,17 @@ def split_path(members: Mapping[str, bytes], text: str) -> tuple[str, list[str]]
     return None
 
 
-def text_at(members: Mapping[str, bytes], text: str, *, key: str, view: int, seed: int) -> str:
-    """The text that ``text`` names; of a list in JSON one entry, picked by hash of (seed, view, key).
+def text_at(members: Mapping[str, bytes], text: str, *, key: str, view: int, seed: int, name: str = "") -> str:
+    """The text that ``text`` names; of a list in JSON one entry, picked by hash of (seed, view, key, name if any).
 
     Raises :class:`MemberError` where there is none.
     """
-    name, inner = _found(members, text, "text")
+    member, inner = _found(members, text, "text")
     if not inner:
-        return decode_text(members[name])
-    value = _inside(members[name], inner, text, "text")
+        return decode_text(members[member])
+    value = _inside(members[member], inner, text, "text")
     if isinstance(value, list) and value:
-        value = value[stable_hash(seed, view, key) % len(value)]
+        value = value[stable_hash(seed, view, key, *([name] if name else [])) % len(value)]
     if not isinstance(value, str):
         raise MemberError(f"text {text!r} is {type(value).__name__}, not a string or a list of strings with an entry")
     if not value.strip():

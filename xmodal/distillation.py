@@ -15,6 +15,7 @@ from rich.console import Console
 
 import xmodal
 from xmodal.adapters.encoder import Encoder
+from xmodal.adapters.teachers.ema import without_averages
 from xmodal.data import TrainStream
 from xmodal.errors import Interrupted, RecipeError, RunError
 from xmodal.evaluate import Evaluation, evaluate
@@ -26,7 +27,7 @@ from xmodal.recipe import Recipe, Shards, Spec
 from xmodal.recipes import check, load_recipe, stages
 from xmodal.recipes.cached import without_cache
 from xmodal.recipes.measured import measured_figures
-from xmodal.recipes.models import GIVEN
+from xmodal.recipes.models import AVERAGE, GIVEN
 from xmodal.report import write_report
 from xmodal.schemes import Scheme
 from xmodal.train.batches import to_device
@@ -194,10 +195,10 @@ class _Distillation:
             self.given[name] = parts.teachers[name]
 
     def _same_teachers(self, number: int) -> list[str]:
-        """Teachers of a stage that the one behind it has too."""
+        """Teachers of a stage that the one behind it has too; the average of its student is another one."""
         here, following = self.stages[number].all_teachers(), self.stages[number + 1 : number + 2]
         there = following[0].all_teachers() if following else {}
-        return [name for name, spec in there.items() if here.get(name) == spec]
+        return [name for name, spec in there.items() if here.get(name) == spec and spec.name != AVERAGE]
 
     def _evaluate(self, recipe: Recipe, parts: Parts, scheme: Scheme, gallery: int = 0) -> Evaluation | None:
         if recipe.data.val is None:
@@ -209,13 +210,14 @@ class _Distillation:
             student,
             splits,
             tasks=recipe.evaluate.tasks,
-            teachers=parts.teachers,
+            teachers=without_averages(parts.teachers),
             class_names=recipe.evaluate.class_names,
             templates=None if recipe.evaluate.templates == ["{}"] else recipe.evaluate.templates,  # the data's own
             num_workers=recipe.data.num_workers,
-            text=recipe.data.text,
+            text=recipe.evaluate.text or recipe.data.text,
             label=recipe.evaluate.label or recipe.data.label,
             train=recipe.probe_shards() if {"knn", "probe"} & set(recipe.evaluate.tasks) else None,
+            query=recipe.evaluate.query,
             knn_k=recipe.evaluate.knn_k,
             bootstrap=recipe.evaluate.bootstrap,
             gallery=gallery,
@@ -316,8 +318,8 @@ def _resolve(
 
 
 def _spec(model: Model) -> dict[str, Any]:
-    if isinstance(model, Encoder) and model.frozen and model.spec:
-        return dict(model.spec)  # made by create_teacher: others can make it again
+    if isinstance(model, Encoder) and model.frozen and model.made_as == "teacher":
+        return dict(model.spec)
     if isinstance(model, Encoder):
         return {"name": GIVEN, "type": type(model).__qualname__, "identity": model.identity()}
     if isinstance(model, Spec):

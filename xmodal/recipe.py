@@ -100,6 +100,11 @@ class Data(Section):
         description="stored tensors of each sample, by the name that terms ask for (batch:NAME): emb.npy, "
         "emb.npz:pooled, emb.safetensors",
     )
+    texts: dict[str, str] | None = Field(
+        None,
+        description="further texts of each sample by name, such as english: json.english; whoever reads texts reads "
+        "them too, and english.embedding is a tap beside text.embedding",
+    )
     image_size: int | None = Field(
         None, ge=8, description="side of the augmented training picture, and the student's input, pixels"
     )
@@ -125,6 +130,22 @@ class Data(Section):
         if taken:
             raise ValueError(f"a batch has {', '.join(taken)} already; give the features another name")
         return features
+
+    @field_validator("texts")
+    @classmethod
+    def _names_of_texts(cls, texts: dict[str, str] | None) -> dict[str, str] | None:
+        taken = sorted({"key", "image", "audio", "text", "label", "logits", "views", "present"} & set(texts or {}))
+        if taken:
+            raise ValueError(f"{', '.join(taken)} means something else already; give the text another name")
+        wrong = [name for name in texts or {} if not name.isidentifier()]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no name of a text: letters, digits and _, no digit first")
+        return texts
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """What ``features`` and ``texts`` name, together."""
+        return {**(self.features or {}), **(self.texts or {})}
 
 
 class Train(Section):
@@ -176,7 +197,13 @@ class Train(Section):
 class Evaluate(Section):
     """What is measured during training and at its end, on ``data.val``."""
 
-    tasks: list[str] = Field(["retrieval"], description="retrieval, zero-shot, knn, probe, agreement, mixed-index")
+    tasks: list[str] = Field(
+        ["retrieval"], description="retrieval, text-retrieval, zero-shot, knn, probe, agreement, mixed-index"
+    )
+    text: str | None = Field(None, description="member that holds the text there; default: data.text")
+    query: str | None = Field(
+        None, description="for text-retrieval: another text of each sample, by which its text is asked for: json.name"
+    )
     class_names: list[str] | None = Field(None, description="for zero-shot: the names, in the order of the labels")
     templates: list[str] = Field(["{}"], description="for zero-shot: sentences with {} for the name")
     label: str | None = Field(

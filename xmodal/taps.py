@@ -40,6 +40,16 @@ def resolve_tap(tap: str, available: Sequence[str], owner: str) -> str:
     raise AdapterError(missing + (f" Nearest: {', '.join(close)}" if close else ""))
 
 
+def renamed(tap: str, old: str, new: str) -> str:
+    """The same tap of another modality or text.
+
+    >>> renamed("text.hidden.3", "text", "english")
+    'english.hidden.3'
+    """
+    head, dot, rest = tap.partition(".")
+    return f"{new}{dot}{rest}" if head == old else tap
+
+
 def summarize_taps(taps: Iterable[str]) -> str:
     """Taps in one line, layers folded.
 

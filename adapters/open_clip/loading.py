@@ -70,8 +70,21 @@ def load_open_clip(
             )
     except Exception as error:  # open_clip, timm, transformers and torch each have their own
         raise AdapterError(_why_not(model, config, weights, image_size, error)) from error
+    if weights is None:
+        _draw_decoder_projection(network)
     tokenizer = _tokenizer(model, config, context_length)
     return Loaded(network.eval(), config, tokenizer, weights.identity() if weights else None)
+
+
+def _draw_decoder_projection(network: Any) -> None:
+    """open_clip leaves it, in CoCa's caption decoder, as whatever lay in memory: drawn as its ``init_parameters`` says,
+    which open_clip does not call.
+    """
+    projection = getattr(getattr(network, "text_decoder", None), "text_projection", None)
+    if projection is not None:
+        import torch
+
+        torch.nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
 
 
 def _tokenizer(model: str, config: dict[str, Any], context_length: int | None) -> Any:

@@ -41,6 +41,9 @@ class ClipStudent(Encoder):
     def taps(self) -> tuple[str, ...]:
         return (*self.image.taps(), *self.text.taps())
 
+    def learns(self, tap: str) -> bool:
+        return (self.image if tap.startswith("image.") else self.text).learns(tap)
+
     def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
         features: Features = {}
         for tower in (self.image, self.text):

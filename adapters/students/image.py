@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.adapters.encoder import Encoder, Features
+from xmodal.adapters.encoder import Features
 from xmodal.adapters.identity import digest
+from xmodal.adapters.locking import Lockable
 from xmodal.adapters.network_features import Anatomy, examine, trace
 from xmodal.adapters.networks import data_config, make_network
 from xmodal.adapters.preprocess import ImagePreprocess
@@ -18,7 +19,7 @@ from xmodal.adapters.registration import STUDENTS
 from xmodal.errors import AdapterError
 
 
-class ImageStudent(Encoder):
+class ImageStudent(Lockable):
     """A timm network, whole: what it returns by itself is ``image.embedding``, or ``logits`` for a class student.
 
     Taps: ``image.embedding`` [B, D] (after the head), ``image.features`` [B, W] (pooled, before it), ``image.map``
@@ -44,19 +45,30 @@ class ImageStudent(Encoder):
                 "a teacher's space. Take a network without auxiliary or convolutional heads, or leave embed_dim out."
             )
 
+    @property
+    def linear_head(self) -> nn.Module | None:
+        network: Any = self.model
+        return network.get_classifier() if self.num_outputs else None
+
+    @property
+    def head_taps(self) -> tuple[str, ...]:
+        return ("logits" if self.classes else "image.embedding",)
+
     def taps(self) -> tuple[str, ...]:
         return ("image.embedding", "image.features", *self.anatomy.taps, *(("logits",) if self.classes else ()))
 
     def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
         network: Any = self.model
-        final, features = trace(network, self.anatomy, inputs["image"], taps)
-        output = "logits" if self.classes else "image.embedding"
+        (output,) = self.head_taps
+        pooled_asked = "image.features" in taps or (self.classes and "image.embedding" in taps) or self.locked
+        with self.body_gradients():
+            final, features = trace(network, self.anatomy, inputs["image"], taps)
+            if final is not None and pooled_asked:
+                features["image.features"] = network.forward_head(final, pre_logits=True)
         if final is None:
             return features
-        pooled_asked = "image.features" in taps or (self.classes and "image.embedding" in taps)
         if pooled_asked:
-            pooled = network.forward_head(final, pre_logits=True)
-            features["image.features"] = pooled
+            pooled = features["image.features"]
             if self.classes:
                 features["image.embedding"] = pooled
             if output in taps:
@@ -82,6 +94,7 @@ def image(
     num_classes: int | None = None,
     image_size: int | None = None,
     drop_path: float = 0.0,
+    locked: bool = False,
 ) -> ImageStudent:
     """Any timm network by name, as an image student.
 
@@ -89,6 +102,7 @@ def image(
     file or of a student folder. ``embed_dim`` is the width of the linear head into the teacher's space, which is the
     network's own classifier; without it the embedding is the pooled features. ``num_classes`` makes a student of
     ``logits`` instead. ``image_size`` in pixels; ``drop_path`` is the rate of stochastic depth in training.
+    ``locked``: only the head learns; the network before it stays as it is, in eval mode.
     """
     if embed_dim and num_classes:
         raise AdapterError("A timm network has one head: give student.embed_dim or student.num_classes, not both.")
@@ -105,7 +119,8 @@ def image(
     # Convolutions train nearly twice as fast this way. A student read from its folder stays as its own library has it,
     # for the two layouts differ by some 3e-6.
     network.to(memory_format=torch.channels_last)
-    return ImageStudent(f"image ({model})", network, classes=bool(num_classes))
+    student = ImageStudent(f"image ({model})", network, classes=bool(num_classes))
+    return student.lock() if locked else student
 
 
 def _wake_head(network: Any) -> None:

@@ -12,12 +12,12 @@ from xmodal.adapters.hub import fetch
 from xmodal.adapters.pooling import Dense
 from xmodal.adapters.registration import STUDENTS, check_sizes
 from xmodal.adapters.sentence_encoder import SentenceEncoder
-from xmodal.adapters.sentence_folder import load_tokenizer, read_sentence_folder
+from xmodal.adapters.sentence_folder import read_sentence_folder
 from xmodal.adapters.static_encoder import StaticEncoder, StaticPreprocess, TokenTable
+from xmodal.adapters.tokenizer_choice import DEFAULT_TOKENIZER, check_texts, own_tokenizer
 from xmodal.adapters.tokenizer_trim import count_tokens, read_texts, trim_tokenizer
 from xmodal.errors import AdapterError
 
-_DEFAULT_TOKENIZER = "sentence-transformers/all-MiniLM-L6-v2"
 _RARE = 1e-3
 """A word that is this share of all tokens counts half (a of the SIF weights a / (a + p), arXiv:1704.08632 has 1e-3)."""
 
@@ -34,22 +34,21 @@ def static(
 ) -> StaticEncoder:
     """A row of ``width`` numbers for every token, times its weight; a text is their mean. Fast, and blind to order.
 
-    ``tokenizer``: hub name, folder or package. ``texts`` are shards or ``.txt`` files: of the tokenizer only their
-    tokens are kept, at most ``vocab_size``. Without ``token_weights`` all tokens count
-    alike; with ``texts`` frequent ones start with less. ``model``, a sentence encoder, gives the rows (and the
-    tokenizer): what it makes of each token alone, its ``width`` main components. Otherwise rows are random. Where
+    ``tokenizer``: hub name, folder or package, or ``trained``: one of its own, learned from ``texts``, which are shards
+    or ``.txt`` files; of another one only their tokens are kept, at most ``vocab_size``. Without ``token_weights`` all
+    tokens count alike; with ``texts`` frequent ones start with less. ``model``, a sentence encoder, gives the rows (and
+    the tokenizer): what it makes of each token alone, its ``width`` main components. Otherwise rows are random. Where
     ``width`` (by default ``embed_dim``) is not ``embed_dim``, a linear head maps to it.
     """
     from tokenizers import Tokenizer
 
     check_sizes("student", width=width, embed_dim=embed_dim)
-    source, words = _start(tokenizer, model)
+    check_texts(tokenizer, texts, vocab_size)
+    source, words = _start(tokenizer, model, texts, vocab_size)
     if not words.is_fast:
         raise AdapterError(f"student 'static' needs a fast tokenizer; {type(words).__name__} is none.")
-    if vocab_size is not None and texts is None:
-        raise AdapterError("student.vocab_size keeps the most frequent tokens of student.texts: give texts as well.")
     said = list(read_texts(texts)) if texts is not None else []
-    if texts is not None:
+    if source is not None and texts is not None:
         words = trim_tokenizer(words, said, vocab_size).tokenizer
     width = width or embed_dim or 256
     rows = _rows_of(source, words, width) if source is not None else torch.randn(len(words), width) * width**-0.5
@@ -61,10 +60,12 @@ def static(
     return StaticEncoder(name, TokenTable(rows, weights), StaticPreprocess(backend), head)
 
 
-def _start(tokenizer: str | None, model: str | None) -> tuple[SentenceEncoder | None, Any]:
+def _start(
+    tokenizer: str | None, model: str | None, texts: str | list[str] | None, vocab_size: int | None
+) -> tuple[SentenceEncoder | None, Any]:
     """The model that the rows are of, where there is one, and the tokenizer."""
     if model is None:
-        return None, load_tokenizer(fetch(tokenizer or _DEFAULT_TOKENIZER, weights=False).folder, {})[0]
+        return None, own_tokenizer(tokenizer or DEFAULT_TOKENIZER, texts, vocab_size)[0]
     if tokenizer is not None:
         raise AdapterError("student.model brings its own tokenizer: leave student.tokenizer out.")
     source = read_sentence_folder(fetch(model).folder, f"sentence ({model})")

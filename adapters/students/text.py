@@ -10,11 +10,11 @@ from xmodal.adapters.pooling import Dense, Pooling
 from xmodal.adapters.preprocess import TextPreprocess
 from xmodal.adapters.registration import STUDENTS, check_sizes
 from xmodal.adapters.sentence_encoder import SentenceEncoder
-from xmodal.adapters.sentence_folder import load_tokenizer, read_sentence_folder
+from xmodal.adapters.sentence_folder import read_sentence_folder
+from xmodal.adapters.tokenizer_choice import DEFAULT_TOKENIZER, check_texts, own_tokenizer
 from xmodal.adapters.tokenizer_trim import Trimmed, read_texts, trim_embeddings, trim_tokenizer
 from xmodal.errors import AdapterError
 
-_DEFAULT_TOKENIZER = "sentence-transformers/all-MiniLM-L6-v2"
 _WIDTH, _HEADS, _DROPOUT = 256, 4, 0.1
 
 
@@ -31,36 +31,38 @@ def text(
     layers: list[int] | None = None,
     texts: str | list[str] | None = None,
     vocab_size: int | None = None,
+    locked: bool = False,
 ) -> SentenceEncoder:
     """A transformer of ``num_layers`` layers, its pooling, and a linear head to ``embed_dim`` (none without it).
 
     Without ``model`` a BERT of random weights, of ``width`` (256) and ``num_heads`` (4), and mean pooling, over the
-    ``tokenizer`` of a hub name, folder or package (all-MiniLM-L6-v2's). With ``model``, a transformers text encoder by
+    ``tokenizer`` of a hub name, folder or package (all-MiniLM-L6-v2's); ``trained`` is one of its own, of at most
+    ``vocab_size`` (8000) tokens, learned from ``texts``. With ``model``, a transformers text encoder by
     hub name, folder or package: ``num_layers`` of its layers, evenly spaced from the first to the last, or those that
     ``layers`` names by number; width, heads, tokenizer and pooling are its own, and the head is left out where it would
     be square. ``texts`` are shards or ``.txt`` files: of the tokenizer only their tokens are kept, at most
     ``vocab_size``, the most frequent. ``max_length`` is in tokens. ``dropout`` is 0.1, or the model's own.
+    ``locked``: only the head learns, which is then made where it is square too; all before it stays as it is, in eval
+    mode.
     Its taps are those of :class:`~xmodal.adapters.sentence_encoder.SentenceEncoder`.
     """
     sizes = {"num_layers": num_layers, "width": width, "num_heads": num_heads, "embed_dim": embed_dim}
     check_sizes("student", **sizes, max_length=max_length)
     if dropout is not None and not 0 <= dropout <= 1:
         raise AdapterError(f"student.dropout is a share of 0 … 1; given {dropout}.")
-    if vocab_size is not None and texts is None:
-        raise AdapterError("student.vocab_size keeps the most frequent tokens of student.texts: give texts as well.")
+    check_texts(tokenizer, texts, vocab_size)
     if model is not None:
         for name, given in (("tokenizer", tokenizer), ("width", width), ("num_heads", num_heads)):
             if given is not None:
                 raise AdapterError(f"student.model brings its own {name}: leave student.{name} out.")
-        return _selected(model, num_layers, layers, embed_dim, max_length, dropout, texts, vocab_size)
+        chosen = _selected(model, num_layers, layers, embed_dim, max_length, dropout, texts, vocab_size, square=locked)
+        return chosen.lock() if locked else chosen
     if layers is not None:
         raise AdapterError("student.layers are those of student.model: give it, or num_layers for a new model.")
-    source = tokenizer or _DEFAULT_TOKENIZER
-    words, longest = load_tokenizer(fetch(source, weights=False).folder, {})
-    _check_length(max_length, longest, f"the tokenizer of {source}")
-    if texts is not None:
-        words = trim_tokenizer(words, read_texts(texts), vocab_size).tokenizer
-    return _random(words, num_layers, width or _WIDTH, num_heads or _HEADS, embed_dim, max_length, dropout)
+    words, longest = own_tokenizer(tokenizer or DEFAULT_TOKENIZER, texts, vocab_size, max_length)
+    _check_length(max_length, longest, f"the tokenizer of {tokenizer or DEFAULT_TOKENIZER}")
+    small = _random(words, num_layers, width or _WIDTH, num_heads or _HEADS, embed_dim, max_length, dropout)
+    return small.lock() if locked else small
 
 
 def _random(
@@ -105,6 +107,7 @@ def _selected(
     dropout: float | None,
     texts: str | list[str] | None,
     vocab_size: int | None,
+    square: bool,
 ) -> SentenceEncoder:
     source = read_sentence_folder(fetch(model).folder, f"student.model {model}")
     if not isinstance(source, SentenceEncoder):
@@ -119,7 +122,7 @@ def _selected(
         trim_embeddings(small, trimmed)
         words = trimmed.tokenizer
     words.model_max_length = max_length
-    dense = bool(embed_dim) and embed_dim != source.features_dim
+    dense = bool(embed_dim) and (square or embed_dim != source.features_dim)
     return SentenceEncoder(
         f"text ({len(chosen)} of {total} layers of {model.rpartition('/')[2]})",
         small,

@@ -1,5 +1,5 @@
 """Teachers: importing this package registers them all."""
 
-from xmodal.adapters.teachers import ensemble, open_clip, reinforced, sentence, timm, transformers
+from xmodal.adapters.teachers import ema, ensemble, open_clip, reinforced, sentence, timm, trained, transformers
 
-__all__ = ["ensemble", "open_clip", "reinforced", "sentence", "timm", "transformers"]
+__all__ = ["ema", "ensemble", "open_clip", "reinforced", "sentence", "timm", "trained", "transformers"]

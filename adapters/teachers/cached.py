@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from xmodal.adapters.encoder import Encoder, Features, Sample, as_float32
 from xmodal.adapters.registration import create_teacher
@@ -110,6 +111,7 @@ class CachedTeacher(Encoder):
     ) -> None:
         super().__init__()
         self.spec = dict(spec)
+        self.made_as = "teacher"
         self.recorded = dict(teacher)
         self.name, self.modalities = str(teacher["name"]), tuple(teacher["modalities"])
         self.model = torch.nn.Identity()
@@ -129,6 +131,10 @@ class CachedTeacher(Encoder):
     def compute(self, inputs: Mapping[str, Tensor], taps: Sequence[str]) -> Features:
         features = {tap: inputs[self._aliases.get(tap, tap)] for tap in taps}
         return {tap: t.long() if t.dtype == torch.int32 else as_float32(t) for tap, t in features.items()}
+
+    def read_texts(self, names: Sequence[str]) -> Self:
+        """None: a cache holds what the teacher says of ``data.text``, and of no other text."""
+        return self
 
     def identity(self) -> str:
         return str(self.recorded["identity"])

@@ -160,7 +160,7 @@ def changes_of(augment: Mapping[str, Any], modality: str) -> dict[str, Any]:
 
 def settings_of(reading: Reading) -> dict[str, Any]:
     """Everything that decides a sample beside its bytes, as JSON has it."""
-    settings = {entry.name: as_dict(getattr(reading, entry.name)) for entry in fields(reading)}
+    settings = {entry.name: as_dict(getattr(reading, entry.name)) for entry in fields(reading) if entry.name != "texts"}
     made: dict[str, Any] = plain(settings)
     return made
 

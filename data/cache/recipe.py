@@ -47,13 +47,15 @@ def jobs_of(recipe: Recipe, **options: Any) -> list[Job]:
     Raises :class:`~xmodal.errors.XmodalError` for what cannot be cached.
     """
     from xmodal.recipes import stages
-    from xmodal.recipes.models import GIVEN
+    from xmodal.recipes.models import AVERAGE, GIVEN
 
     jobs: list[Job] = []
     for stage in stages(recipe):
         asked = taps_asked(stage)
-        sources = open_sources(stage.data.train, stage.data.text, label=stage.data.label, features=stage.data.features)
+        sources = open_sources(stage.data.train, stage.data.text, label=stage.data.label, stored=stage.data.stored)
         for name, spec in stage.all_teachers().items():
+            if spec.name == AVERAGE:  # it changes at every step
+                continue
             if spec.name == GIVEN:
                 raise DataError(
                     f"The {name} of this recipe was an object handed over in Python, which no other process can make. "

@@ -77,6 +77,7 @@ def read_reinforced(
     text: str = "txt",
     label: str = "cls",
     features: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
     view: int = 0,
     seed: int = 0,
     image_size: int | None = None,
@@ -89,7 +90,7 @@ def read_reinforced(
     """
     stored = reinforced_sample(raw, view, seed, text=text, synthetic=synthetic)
     wanted = set(fields) - {FIELD, "members"}
-    sample = decode(raw, fields=wanted, text=text, label=label, features=features, view=view, seed=seed)
+    sample = decode(raw, fields=wanted, text=text, label=label, features=features, texts=texts, view=view, seed=seed)
     if "image" in sample:
         try:
             sample["image"] = replay(sample["image"], stored.parameters, size=image_size)

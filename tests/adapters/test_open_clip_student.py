@@ -223,6 +223,18 @@ def test_mistakes_are_named_by_the_recipe_and_by_create_student(options: dict[st
     assert mistake.path.split(".")[:2] in (["student", "model"], ["student", "weights"])
 
 
+def test_no_random_weight_is_what_lay_in_memory() -> None:
+    config, options = MODELS["coca"]
+    torch.use_deterministic_algorithms(True)  # torch.empty is full of NaN then
+    try:
+        hashes = [make(config, **options).state_hash() for _ in range(2)]
+        student = make(config, **options)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(parameter.isfinite().all() for parameter in student.parameters())
+    assert hashes == [student.state_hash()] * 2
+
+
 def test_a_size_that_no_folder_can_say_is_refused() -> None:
     with pytest.raises(AdapterError, match=r"test_vit for pictures of 160 x 160 pixels.*Give image_size 160"):
         create_student("open_clip", model={**TINY, "vision_cfg": TIMM}, image_size=64)

@@ -30,7 +30,9 @@ def test_a_student_that_embeds_all_alike_scores_chance(make_shard, make_encoder,
     constant = make_encoder(("image", "text"), broken=lambda features: torch.ones_like(features))
     shards = make_shard(labelled)
     teacher = make_encoder(("image",), seed=9)
-    metrics = evaluate(constant, shards, tasks=list(TASKS), teachers={"teacher": teacher}, train=train).metrics["data"]
+    metrics = evaluate(
+        constant, shards, tasks=list(TASKS), query="txt", teachers={"teacher": teacher}, train=train
+    ).metrics["data"]
     assert metrics["text_to_image_recall@10"] == pytest.approx(metrics["chance_recall@10"])
     assert metrics["image_to_text_recall@5"] == pytest.approx(5 / 24)
     assert metrics["zero_shot_top1"] == pytest.approx(metrics["chance_zero_shot_top1"]) == pytest.approx(1 / 24)
@@ -135,7 +137,12 @@ def test_of_several_teachers_the_recorded_one_or_the_one_that_fits_is_taken(make
 def test_figures_do_not_depend_on_batch_size_or_workers(
     make_shard, make_encoder, clip, labelled, train, batch_size, num_workers
 ):
-    options = {"tasks": list(TASKS), "teachers": {"t": make_encoder(("image", "text"), seed=8)}, "gallery": 3}
+    options = {
+        "tasks": list(TASKS),
+        "query": "txt",
+        "teachers": {"t": make_encoder(("image", "text"), seed=8)},
+        "gallery": 3,
+    }
     shards, options = make_shard(labelled), {**options, "train": train, "bootstrap": 100}
     expected = evaluate(clip, shards, **options)
     found = evaluate(clip, shards, **options, batch_size=batch_size, num_workers=num_workers)
@@ -159,7 +166,9 @@ def test_modes_are_restored_and_no_tensor_moves(make_shard, make_encoder, clip, 
     teacher = make_encoder(("image",), seed=2).freeze()
     clip.train()
     before, state = (clip.state_hash(), teacher.state_hash()), torch.random.get_rng_state()
-    evaluate(clip, make_shard(labelled), tasks=list(TASKS), teachers={"t": teacher}, train=train, num_workers=1)
+    evaluate(
+        clip, make_shard(labelled), tasks=list(TASKS), query="txt", teachers={"t": teacher}, train=train, num_workers=1
+    )
     assert (clip.state_hash(), teacher.state_hash()) == before
     assert clip.training
     assert clip.norm.training
@@ -188,7 +197,12 @@ def test_gallery_rows_are_the_nearest_pictures_with_the_right_ones_marked(make_s
 def test_every_figure_of_every_task_is_defined_and_every_definition_is_measured(
     make_shard, make_encoder, clip, labelled, train
 ):
-    options = {"tasks": list(TASKS), "teachers": {"t": make_encoder(("image", "text"), seed=8)}, "train": train}
+    options = {
+        "tasks": list(TASKS),
+        "query": "txt",
+        "teachers": {"t": make_encoder(("image", "text"), seed=8)},
+        "train": train,
+    }
     metrics = evaluate(clip, make_shard(labelled), **options).metrics["data"]
     assert list(metrics) == list(METRICS)
     assert set(METRICS_OF) == {"every task", *TASKS}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import hypergeom
+from scipy.stats import hypergeom, spearmanr
 
 from xmodal.evaluate import ranking
-from xmodal.evaluate.ranking import first_hits, neighbor_overlap, random_order, strips, top
+from xmodal.evaluate.ranking import first_hits, neighbor_overlap, random_order, rank_correlation, strips, top
 
 
 def mean_over_tie_breaks(scores: list[int], right: list[bool], k: int) -> float:
@@ -113,3 +113,19 @@ def test_top_lists_equal_scores_in_the_order_of_the_pool():
     assert index.tolist() == [[1, 3, 2]]
     assert scores.tolist() == [[1.0, 1.0, 0.5]]
     assert top(torch.ones(1, 2), torch.ones(2, 2), 10)[1].tolist() == [[0, 1]]
+
+
+@settings(max_examples=30)
+@given(num=st.integers(3, 12), most=st.integers(3, 15), strip=st.sampled_from([1, 30, 2**22]), seed=st.integers(0, 99))
+def test_rank_correlation_is_scipys_spearman_over_the_others(num, most, strip, seed):
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (torch.randint(-2, 3, (num, width), generator=generator).float() for width in (3, 5))  # with ties
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "STRIP", strip)
+        found = rank_correlation(first, second, most)
+    picked = np.unique(np.round(np.linspace(0, num - 1, min(most, num))).astype(int))
+    for sample, value in enumerate(found.tolist()):
+        others = [other for other in picked if other != sample]
+        one, two = (vectors[others].numpy() @ vectors[sample].numpy() for vectors in (first, second))
+        flat = len(set(one)) == 1 or len(set(two)) == 1  # then scipy has no number to give
+        assert value == pytest.approx(0.0 if flat else spearmanr(one, two).statistic, abs=1e-9)

@@ -43,6 +43,16 @@ def test_models_handed_over_are_left_as_they_were_and_the_run_can_be_opened_agai
     assert run.student.metadata["space"]["teacher"] == teacher.spec
 
 
+def test_a_frozen_student_handed_over_as_teacher_is_no_teacher_of_its_name(tiny, tmp_path):
+    options = {"model": "test_efficientnet", "weights": "random", "image_size": 32}
+    teacher = xmodal.create_student("image", **options, embed_dim=8).freeze()  # no teacher is called image
+    tiny |= {"teacher": teacher, "student": xmodal.create_student("image", **options, embed_dim=8)}
+    tiny["objective"][0]["teacher"] = "image.embedding"
+    arguments = {key: tiny[key] for key in ("teacher", "student", "data", "objective", "train")}
+    run = xmodal.distill(**arguments, out=tmp_path / "run", console=QUIET)
+    assert run.student.metadata["space"]["teacher"]["name"] == "given"
+
+
 def test_what_changes_and_how_the_terms_agree_is_written_down(tiny, tmp_path):
     tiny["objective"][0]["weight"] = {"from": 0, "to": 1}
     tiny["objective"].append({"loss": "feature_mse", "student": "image.embedding", "teacher": "text.embedding"})

@@ -20,9 +20,12 @@ from xmodal.errors import EvaluationError
     "tasks",
     multiple=True,
     default=["retrieval"],
-    help="retrieval, zero-shot, knn, probe, agreement or mixed-index; repeatable.",
+    help="retrieval, text-retrieval, zero-shot, knn, probe, agreement or mixed-index; repeatable.",
 )
 @click.option("--text", help="Member that holds the text, such as txt or json.caption.  [default: the run's, or txt]")
+@click.option(
+    "--query", help="For text-retrieval: another text of each sample, such as json.name.  [default: the run's]"
+)
 @click.option(
     "--class-names",
     type=click.Path(path_type=Path),
@@ -82,6 +85,7 @@ def evaluate(
     data: tuple[str, ...],
     tasks: tuple[str, ...],
     text: str | None,
+    query: str | None,
     class_names: Path | None,
     templates: tuple[str, ...],
     template_file: Path | None,
@@ -122,6 +126,7 @@ def evaluate(
             batch_size=batch_size,
             num_workers=workers,
             text=text or run.get("text", "txt"),
+            query=query or run.get("query"),
             label=label or run.get("label", "cls"),
             train=as_shards(train) if train else run.get("train"),
             knn_k=knn_k or run.get("knn_k", 20),

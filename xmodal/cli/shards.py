@@ -49,7 +49,8 @@ def as_splits(patterns: Sequence[str]) -> Shards | dict[str, Shards]:
 def of_run(student: Path) -> dict[str, Any]:
     """What the run in a folder was evaluated on; empty for a mere student.
 
-    ``val`` (shards or splits), ``text``, ``label``; for the probe and the neighbours ``train`` and ``knn_k``.
+    ``val`` (shards or splits), ``text``, ``query``, ``label``; for the probe and the neighbours ``train`` and
+    ``knn_k``.
     """
     from xmodal.recipes import load_recipe
 
@@ -60,7 +61,8 @@ def of_run(student: Path) -> dict[str, Any]:
             data = recipe.data
             return {
                 "val": data.val,
-                "text": data.text,
+                "text": recipe.evaluate.text or data.text,
+                "query": recipe.evaluate.query,
                 "label": recipe.evaluate.label or data.label,
                 "train": recipe.probe_shards(),
                 "knn_k": recipe.evaluate.knn_k,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xmodal.errors import EvaluationError
 from xmodal.evaluate.bootstrap import Figures, PerSample
-from xmodal.evaluate.metrics import NEIGHBORS
-from xmodal.evaluate.ranking import neighbor_overlap
+from xmodal.evaluate.metrics import MOST_OTHERS, NEIGHBORS
+from xmodal.evaluate.ranking import neighbor_overlap, rank_correlation
 from xmodal.evaluate.space import Side, Space
 from xmodal.evaluate.split import Split
 
@@ -30,6 +30,8 @@ def agreement(split: Split, space: Space) -> Figures:
         f"neighbor_agreement@{NEIGHBORS}": PerSample(neighbor_overlap(student, teacher, k)),
         f"chance_neighbor_agreement@{NEIGHBORS}": k / (len(student) - 1),
     }
+    if len(student) > 2:
+        metrics["rank_agreement"] = PerSample(rank_correlation(student, teacher, MOST_OTHERS))
     if student.shape[1] == teacher.shape[1]:
         metrics = {"teacher_agreement": PerSample((student * teacher).sum(1)), **metrics}
     return metrics

@@ -39,6 +39,8 @@ class Embedded:
     """Integers or names; None where a sample has none."""
     captions: list[tuple[str, ...]]
     """All the texts of each sample, of which ``texts`` has the first; more than one only where all were asked for."""
+    queries: list[str | None]
+    """Another text of each sample, where one was asked for."""
     bad: int = 0
     """Samples that were left out because they do not decode."""
 
@@ -63,13 +65,14 @@ class TextAndLabel:
     A batch's own ``text`` and ``label`` are there only if all of its samples have them, which hangs on the batch size.
     """
 
-    def __init__(self, all_of: str | None = None, label: str = "cls") -> None:
-        self.all_of, self.label = all_of, label
+    def __init__(self, all_of: str | None = None, label: str = "cls", query: str | None = None) -> None:
+        self.all_of, self.label, self.query = all_of, label, query
         """The text of which every caption is wanted: a line each, or an entry each of a list in JSON."""
-        self.fields: tuple[str, ...] = () if all_of is None and label == "cls" else ("members",)
+        self.fields: tuple[str, ...] = () if all_of is None and query is None and label == "cls" else ("members",)
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        return {"captions": self._captions(sample), "label": self._label(sample)}
+        query = captions_of(sample["members"], self.query) if self.query is not None else ()
+        return {"captions": self._captions(sample), "label": self._label(sample), "query": next(iter(query), None)}
 
     def _label(self, sample: Mapping[str, Any]) -> Label | None:
         return sample.get("label") if self.label == "cls" else label_of(sample["members"], self.label)
@@ -81,7 +84,7 @@ class TextAndLabel:
         return (text,) if text else ()
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:  # lists, for no model reads them
-        return {"captions": [item["captions"] for item in items], "label": [item["label"] for item in items]}
+        return {name: [item[name] for item in items] for name in ("captions", "label", "query")}
 
 
 def embed(
@@ -93,15 +96,16 @@ def embed(
     num_workers: int = 0,
     text: str = "txt",
     label: str = "cls",
+    query: str | None = None,
     tap: str | None = None,
     all_captions: bool = False,
 ) -> Embedded:
     """Embed every sample of ``shards`` by the encoder's ``tap``, ``<modality>.embedding`` by default.
 
-    ``text`` names the member that holds the texts, as in a recipe's ``data.text``, and ``label`` the one that holds an
-    integer or a name: ``cls``, or a path such as ``json.group``. Samples are decoded and preprocessed in
-    ``num_workers`` processes while the encoder works. Mode and random state are restored. With ``all_captions`` a
-    sample has every line of its text, or every entry of its list in JSON, as ``captions``.
+    ``text`` names the member that holds the texts, as in a recipe's ``data.text``, ``query`` another text, and
+    ``label`` the one that holds an integer or a name: ``cls``, or a path such as ``json.group``. They are decoded and
+    preprocessed in ``num_workers`` processes while the encoder works. Mode and random state are restored. With
+    ``all_captions`` a sample has every line of its text, or every entry of its list in JSON, as ``captions``.
 
     Raises :class:`EvaluationError` for a modality that the encoder does not have, shards without any sample that can
     be read, and an embedding that is not finite (named by its key).
@@ -113,7 +117,7 @@ def embed(
         shards,
         preprocess={
             "model": OneModality(encoder.preprocess, modality),
-            "facts": TextAndLabel(text if all_captions else None, label),
+            "facts": TextAndLabel(text if all_captions else None, label, query),
         },
         batch_size=batch_size,
         text=text,
@@ -122,6 +126,7 @@ def embed(
     keys: list[str] = []
     captions: list[tuple[str, ...]] = []
     labels: list[Label | None] = []
+    queries: list[str | None] = []
     chunks: list[Tensor] = []
     device = _device(encoder)
     with untouched(encoder):
@@ -131,6 +136,7 @@ def embed(
             keys += batch["key"]
             captions += batch["views"]["facts"]["captions"]
             labels += batch["views"]["facts"]["label"]
+            queries += batch["views"]["facts"]["query"]
     if not keys:
         raise EvaluationError(
             f"None of the {stream.num_bad} samples of {shards} can be read as {modality} (text member: {text!r}). "
@@ -141,7 +147,7 @@ def embed(
         what = f"the first is {first.key!r} of {first.shard}: {first.reason}"
         logger.warning("%d of %d samples are left out; %s", stream.num_bad, stream.num_samples, what)
     texts = [next(iter(all_of_it), None) for all_of_it in captions]
-    return Embedded(keys, torch.cat(chunks), texts, labels, captions, stream.num_bad)
+    return Embedded(keys, torch.cat(chunks), texts, labels, captions, queries, stream.num_bad)
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 128, tap: str | None = None) -> Tensor:

@@ -23,6 +23,7 @@ from xmodal.evaluate.retrieval import gallery as gallery_rows
 from xmodal.evaluate.retrieval import retrieval
 from xmodal.evaluate.space import Space, open_space
 from xmodal.evaluate.split import Split, TextEmbeddings
+from xmodal.evaluate.text_retrieval import text_retrieval
 from xmodal.evaluate.training_set import TrainingSet, need_training_set, paths_of
 from xmodal.evaluate.zero_shot import ClassNames, check_templates, zero_shot
 from xmodal.recipe import Shards
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("xmodal")
 
 Captions = Literal["one", "all"]
+
+_NEEDS = {"retrieval": ("image", "text"), "zero-shot": ("image", "text"), "text-retrieval": ("text",)}
+"""Modalities that student or teacher must embed for a task."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def evaluate(
     num_workers: int = 0,
     text: str = "txt",
     label: str = "cls",
+    query: str | None = None,
     captions: Captions | None = None,
     train: Shards | ShardSet | None = None,
     knn_k: int = 20,
@@ -97,7 +102,8 @@ def evaluate(
     ``captions`` is ``one`` text a sample, or ``all``: every line of it, or entry of a list in JSON. A folder in
     clip_benchmark's layout says what its classes are called, how to ask for them, and whether to take all captions;
     what is given here comes before that. Without templates a class is its name. ``label`` is the member that holds an
-    integer or a name, or a path into a JSON one.
+    integer or a name, or a path into a JSON one; ``query`` is another text, by which ``text-retrieval`` asks for the
+    sample's text.
 
     ``train`` are the labelled shards that ``knn`` and ``probe`` learn from. ``bootstrap`` is how many resamples the
     95 % intervals are made of; 0 makes none. ``seed`` draws them, the probe's held-out part and the gallery.
@@ -133,10 +139,12 @@ def evaluate(
                 main,
                 texts=texts,
                 **reading,  # type: ignore[arg-type]
+                query=query,
                 all_captions=(captions or ("all" if layout and layout.task == "retrieval" else "one")) == "all",
             )
             measures: dict[str, Callable[[Split, Space], Figures]] = {
                 "retrieval": retrieval,
+                "text-retrieval": text_retrieval,
                 "zero-shot": partial(
                     zero_shot,
                     class_names=class_names if class_names is not None or layout is None else layout.class_names,
@@ -186,7 +194,7 @@ def check_tasks(tasks: Sequence[str]) -> None:
 def check_models(space: Space, tasks: Sequence[str]) -> None:
     """Raises :class:`EvaluationError` where a task needs pictures and texts, and these models do not embed both."""
     for task in tasks:
-        for modality in ("image", "text") if task in ("retrieval", "zero-shot") else ():
+        for modality in _NEEDS.get(task, ()):
             try:
                 space.side(modality)
             except EvaluationError as error:
@@ -194,6 +202,8 @@ def check_models(space: Space, tasks: Sequence[str]) -> None:
 
 
 def _sees_pictures(space: Space, tasks: Sequence[str]) -> bool:
+    if set(tasks) == {"text-retrieval"}:
+        return False
     if "image" in space.student.modalities or set(tasks) & {"retrieval", "zero-shot"}:
         return True
     return bool(set(tasks) & {"agreement", "mixed-index"}) and "image" in space.teacher().modalities

@@ -8,11 +8,15 @@ from __future__ import annotations
 RANKS = (1, 5, 10)
 """The k of every recall@k."""
 
+MOST_OTHERS = 1000
+"""With how many samples, evenly spaced over the split, each is compared for ``rank_agreement``."""
+
 NEIGHBORS = 10
 """How many nearest samples make a neighbourhood in ``neighbor_agreement``."""
 
 TASKS: dict[str, str] = {
     "retrieval": "Find pictures by a text, and texts by a picture.",
+    "text-retrieval": "Find texts by another text of the same sample, such as a definition by its word.",
     "zero-shot": "Name each picture by the class whose description lies closest.",
     "knn": "Class each sample as the training samples nearest to it vote.",
     "probe": "Class each sample by a linear classifier on the training samples' embeddings.",
@@ -37,6 +41,20 @@ _RETRIEVAL = {
     "chance_recall@10": "What text_to_image_recall@10 would be if the pictures came in random order.",
     "num_images": "Pictures that have a text: the pool of text_to_image, the queries of image_to_text.",
     "num_texts": "Distinct texts: the queries of text_to_image, the pool of image_to_text.",
+}
+
+_TEXT_RETRIEVAL = {
+    **{
+        f"query_to_text_recall@{k}": f"Share of the distinct queries with a text of theirs among the {k} nearest."
+        for k in RANKS
+    },
+    **{
+        f"text_to_query_recall@{k}": f"Share of the distinct texts with a query of theirs among the {k} nearest."
+        for k in RANKS
+    },
+    "chance_query_recall@10": "What query_to_text_recall@10 would be if the texts came in random order.",
+    "num_queries": "Distinct queries.",
+    "num_pairs": "Samples that have a text and a query: the pool of both.",
 }
 
 _ZERO_SHOT = {
@@ -84,6 +102,10 @@ _AGREEMENT = {
     f"chance_neighbor_agreement@{NEIGHBORS}": (
         f"What neighbor_agreement@{NEIGHBORS} would be if the student's neighbours were random."
     ),
+    "rank_agreement": (
+        "Mean over the samples of Spearman's correlation between the student's and the teacher's similarities of a "
+        f"sample to the others, {MOST_OTHERS} of them at most."
+    ),
 }
 
 _MIXED_INDEX = {
@@ -100,6 +122,7 @@ _MIXED_INDEX = {
 METRICS_OF: dict[str, dict[str, str]] = {
     "every task": _COUNTS,
     "retrieval": _RETRIEVAL,
+    "text-retrieval": _TEXT_RETRIEVAL,
     "zero-shot": _ZERO_SHOT,
     "knn": _KNN,
     "probe": _PROBE,
@@ -109,7 +132,8 @@ METRICS_OF: dict[str, dict[str, str]] = {
 """Task → metric → definition."""
 
 METRICS: dict[str, str] = {metric: text for metrics in METRICS_OF.values() for metric, text in metrics.items()}
-"""Metric → definition. All are shares between 0 and 1, save the cosine (−1 to 1), ``probe_c`` and the ``num_`` counts.
+"""Metric → definition. All are shares between 0 and 1, save the cosine and the rank
+correlation (−1 to 1), ``probe_c`` and the ``num_`` counts.
 
 With bootstrap resamples, a metric that is a mean over samples has ``METRIC_low`` and ``METRIC_high`` beside it: the
 95 % percentile interval over the split's samples.

@@ -104,6 +104,37 @@ def neighbor_overlap(first: Tensor, second: Tensor, k: int) -> Tensor:
     return torch.cat(shares)
 
 
+def rank_correlation(first: Tensor, second: Tensor, most: int) -> Tensor:
+    """Spearman's correlation, ``[N]`` in float64, of each sample's similarities to others in ``first`` and ``second``.
+
+    The others are ``most`` samples evenly spaced, or all; equal similarities share their mean rank. N must exceed 2.
+
+    >>> rank_correlation(torch.eye(3), torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), most=10).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    assert len(first) == len(second) > 2
+    others = torch.linspace(0, len(first) - 1, min(most, len(first)), dtype=torch.float64).round().long()
+    found = []
+    for (rows, one), (_, two) in zip(strips(first, first[others]), strips(second, second[others]), strict=True):
+        own = others[None] == torch.arange(rows.start, rows.stop)[:, None]
+        ranks = [_centred_ranks(scores, own.to(scores.device)) for scores in (one, two)]
+        sizes = [each.square().sum(1).sqrt() for each in ranks]
+        product = (ranks[0] * ranks[1]).sum(1) / (sizes[0] * sizes[1]).clamp(min=1e-12)
+        found.append(product.cpu())
+    return torch.cat(found)
+
+
+def _centred_ranks(scores: Tensor, left_out: Tensor) -> Tensor:
+    """Ranks of each row's scores without what is ``left_out``, ties at their mean, less the row's mean; float64."""
+    scores = scores.masked_fill(left_out, -torch.inf)
+    ordered = scores.sort(dim=1).values.contiguous()
+    below, up_to = torch.searchsorted(ordered, scores - TIE), torch.searchsorted(ordered, scores + TIE, right=True)
+    ranks = (below + up_to).double() / 2
+    ranks = ranks.masked_fill(left_out, 0)
+    mean = ranks.sum(1, keepdim=True) / (~left_out).sum(1, keepdim=True)
+    return (ranks - mean).masked_fill(left_out, 0)
+
+
 def top(queries: Tensor, pool: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Scores and indices, ``[Q, min(k, N)]`` each, of the nearest in ``pool``; equal scores in its order."""
     found = []

@@ -35,6 +35,7 @@ class Space:
     student: Encoder
     teachers: Mapping[str, Encoder] = field(default_factory=dict)
     _teacher: Encoder | None = None
+    _beyond: Space | None = None
 
     def side(self, modality: str) -> Side:
         """Who embeds ``modality``: the student where it can, else the teacher of its space.
@@ -62,6 +63,10 @@ class Space:
         Raises :class:`EvaluationError` where there is no teacher or it does not have the modality.
         """
         teacher = self.teacher(needed_for=modality)
+        if modality not in teacher.modalities and teacher.metadata.get("space"):
+            if self._beyond is None:  # a trained teacher lies in the space of a teacher of its own
+                self._beyond = Space(teacher)
+            return self._beyond.teacher_side(modality)
         if modality not in teacher.modalities:
             raise EvaluationError(
                 f"Neither {self.student.name} ({', '.join(self.student.modalities)}) nor {teacher.name} "

@@ -52,6 +52,7 @@ class Split:
         num_workers: int,
         text: str,
         label: str = "cls",
+        query: str | None = None,
         all_captions: bool = False,
     ) -> None:
         self.name, self.shards, self._embed_texts = name, shards, texts
@@ -60,13 +61,14 @@ class Split:
             "num_workers": num_workers,
             "text": text,
             "label": label,
+            "query": query,
             "all_captions": all_captions,
         }
         self.all_captions = all_captions
         self._samples: dict[tuple[int, str], Tensor] = {}
         table = self._read(main)
         self.keys, self.texts, self.labels, self.num_bad = table.keys, table.texts, table.labels, table.bad
-        self.captions = table.captions
+        self.captions, self.queries = table.captions, table.queries
         self.distinct_texts = sorted({text for text in self.texts if text is not None})
         number = {text: index for index, text in enumerate(self.distinct_texts)}
         self.with_text = torch.tensor(

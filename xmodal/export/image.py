@@ -67,4 +67,4 @@ def read_image(folder: Path) -> ImageStudent:
     load_into(network, read_weights(folder), str(folder))
     encoder = ImageStudent(f"image ({config['architecture']})", network, classes=bool(spec.get("num_classes")))
     encoder.spec = spec
-    return encoder
+    return encoder.lock() if spec.get("locked") else encoder

@@ -85,7 +85,7 @@ def read_text(folder: Path) -> Text:
     """The student in a sentence-transformers folder."""
     encoder = read_sentence_folder(folder, f"text ({folder.name})")
     encoder.spec = read_notes(folder).get("student", {})
-    return encoder
+    return encoder.lock() if encoder.spec.get("locked") and isinstance(encoder, SentenceEncoder) else encoder
 
 
 def _pooling_config(pooling: Pooling, width: int) -> dict[str, Any]:

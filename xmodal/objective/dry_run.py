@@ -84,7 +84,7 @@ def _check_tap(reference: Reference, models: Mapping[str, Encoder], fields: Mapp
         return None if reference.tap in fields else Mistake(reference.path, _no_field(reference.tap, fields))
     model = models[reference.model]
     try:
-        resolve_tap(reference.tap, model.taps(), f"{reference.model} {model.name}")
+        resolve_tap(reference.tap, model.every_tap(), f"{reference.model} {model.name}")
     except AdapterError as error:
         return Mistake(reference.path, str(error))
     return None

@@ -56,8 +56,8 @@ def _mask_tap(model: Encoder | None, reference: Reference) -> str | None:
     if model is None:
         return None
     head = reference.tap.partition(".")[0]
-    modality = head if head in model.modalities or len(model.modalities) != 1 else model.modalities[0]
-    return mask if (mask := f"{modality}.mask") in model.taps() else None
+    modality = head if head in model.reads or len(model.modalities) != 1 else model.modalities[0]
+    return mask if (mask := f"{modality}.mask") in model.every_tap() else None
 
 
 def _has_positions(given: Input, shape: Size) -> bool:

@@ -38,6 +38,12 @@ def cached_mistakes(path: str, spec: Mapping[str, Any], data: Any) -> Iterator[M
     cached = spec.get(KEY)
     if cached is None or cached is False:
         return
+    from xmodal.recipes.models import AVERAGE
+
+    if spec.get("name") == AVERAGE:
+        said = "cannot be: the student's moving average is another one after every step. Leave it out"
+        yield Mistake(f"{path}.{KEY}", said)
+        return
     if cached is not True and not (isinstance(cached, str) and cached):
         yield Mistake(f"{path}.{KEY}", f"expected true, or the folder of the cache; given {cached!r}")
     if isinstance(data, Mapping) and data.get("views") is None and _sees_pictures(path, spec) and _random(data):

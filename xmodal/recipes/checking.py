@@ -168,7 +168,9 @@ def _of_terms(raw: Mapping[str, Any], teachers: Mapping[str, tuple[str, Any]]) -
     if isinstance(train, Mapping):
         yield from _of_parts(train.get("accumulate", 1), checked)
     models = {**teachers, "student": ("student", raw.get("student"))}
-    for mistake in _of_taps(checked, models):
+    data = raw.get("data")
+    texts = data.get("texts") if isinstance(data, Mapping) else None
+    for mistake in _of_taps(checked, models, list(texts) if isinstance(texts, Mapping) else []):
         yield Mistake(_renumber(mistake.path, numbers), mistake.message)
 
 
@@ -190,10 +192,15 @@ def _of_parts(accumulate: Any, terms: Sequence[CheckedTerm]) -> Iterator[Mistake
         )
 
 
-def _of_taps(terms: Sequence[CheckedTerm], models: Mapping[str, tuple[str, Any]]) -> Iterator[Mistake]:
-    from xmodal.recipes.models import outline
+def _of_taps(
+    terms: Sequence[CheckedTerm], models: Mapping[str, tuple[str, Any]], texts: Sequence[str]
+) -> Iterator[Mistake]:
+    from xmodal.recipes.models import AVERAGE, outline
 
-    outlines = {name: outline(path, spec) for name, (path, spec) in models.items()}
+    outlines = {}
+    for name, (path, spec) in models.items():
+        of_student = isinstance(spec, Mapping) and spec.get("name") == AVERAGE  # whose taps it has
+        outlines[name] = outline(*(models["student"] if of_student else (path, spec)), texts)
     for reference in (reference for term in terms for reference in term.all_references):
         known = outlines.get(reference.model)
         if known is None or known.has(reference.tap):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xmodal.errors import AdapterError, Mistake, XmodalError, hint
 from xmodal.recipes.options import option_mistakes
-from xmodal.taps import layer_of
+from xmodal.taps import layer_of, renamed
 
 GIVEN = "given"
 """The name of a model that Python code handed over as an object; the recipe cannot make it again."""
+
+AVERAGE = "ema"
+"""The name of the teacher that is the student's own moving average; it is made of the student, and of nothing else."""
 
 _IMAGE = ("image.embedding", "image.tokens", "image.map", "image.hidden.N")
 _INSIDE = tuple(f"text.{kind}.N" for kind in ("attention", "scores", "query", "key", "value"))
@@ -70,6 +73,10 @@ def model_mistakes(path: str, name: str, options: Mapping[str, Any]) -> Iterator
         yield from _members(path, options.get("teachers"))
     elif path != "student" and name == "open_clip":
         yield from _open_clip(path, options)
+    elif path != "student" and name == "trained":
+        yield from _trained(path, options.get("folder"))
+    elif path != "student" and name == AVERAGE:
+        yield from _average(path, options.get("decay"))
     yield from _folders(path, name, options)
 
 
@@ -97,6 +104,20 @@ def _open_clip(path: str, options: Mapping[str, Any]) -> Iterator[Mistake]:
             choose_weights(model, pretrained)
         except AdapterError as error:
             yield Mistake(f"{path}.pretrained", str(error))
+
+
+def _trained(path: str, folder: Any) -> Iterator[Mistake]:
+    from xmodal.adapters.teachers.trained import trained_problem
+
+    if isinstance(folder, str) and (problem := trained_problem(folder)):
+        yield Mistake(f"{path}.folder", problem)
+
+
+def _average(path: str, decay: Any) -> Iterator[Mistake]:
+    if ".teachers." in path:
+        yield Mistake(path, "the student's average is no member of an ensemble; give it a place under teachers")
+    if isinstance(decay, int | float) and not 0 <= decay < 1:
+        yield Mistake(f"{path}.decay", f"is at least 0 and below 1; given {decay}")
 
 
 def _members(path: str, teachers: Any) -> Iterator[Mistake]:
@@ -160,8 +181,11 @@ def _network(path: str, options: Mapping[str, Any]) -> Iterator[Mistake]:
         )
 
 
-def outline(path: str, spec: Any) -> Outline | None:
-    """The taps of the model that ``spec`` would make; None where nothing is known of it."""
+def outline(path: str, spec: Any, texts: Sequence[str] = ()) -> Outline | None:
+    """The taps of the model that ``spec`` would make; None where nothing is known of it.
+
+    ``texts`` are the names under ``data.texts``, which every model of texts reads, but one that is cached.
+    """
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
         return None
     name = spec["name"]
@@ -171,6 +195,8 @@ def outline(path: str, spec: Any) -> Outline | None:
         return None
     if spec.get("cached"):
         taps = (*taps, *(f"{tap}.{part}" for tap in taps if tap.endswith("logits") for part in _TOP))
+    else:
+        taps = (*taps, *(renamed(tap, "text", name) for name in texts for tap in taps if tap.startswith("text.")))
     model = spec.get("model")
     return Outline(f"{kind} {name!r}" + (f" ({model.rpartition('/')[2]})" if isinstance(model, str) else ""), taps)
 
@@ -190,6 +216,8 @@ def _taps(kind: str, name: str, spec: Mapping[str, Any]) -> tuple[str, ...] | No
         return _numbered(_TEXT, _layers_of(spec.get("model")))
     if (kind, name) == ("teacher", "ensemble"):
         return _ensemble(spec.get("teachers"))
+    if (kind, name) == ("teacher", "trained"):
+        return _of_trained(spec.get("folder"))
     if (kind, name) == ("student", "text"):
         layers = spec.get("layers")
         count = spec.get("num_layers", _default("text", "num_layers"))
@@ -209,6 +237,13 @@ def _ensemble(teachers: Any) -> tuple[str, ...] | None:
     specs = [spec if isinstance(spec, Mapping) else {} for spec in teachers] if isinstance(teachers, list) else [{}]
     known = [_taps("teacher", str(spec.get("name")), spec) for spec in specs]
     return None if None in known else tuple(member_taps([taps or () for taps in known]))
+
+
+def _of_trained(folder: Any) -> tuple[str, ...] | None:
+    from xmodal.adapters.teachers.trained import spec_of_trained
+
+    student = spec_of_trained(folder)
+    return _taps("student", str(student.get("name")), student) if student else None
 
 
 def _default(student: str, option: str) -> Any:

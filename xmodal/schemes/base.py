@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -55,6 +55,9 @@ class Scheme(ABC):
 
     Constructors take ``(student, teachers, objective, settings, world)`` and then their own options.
     """
+
+    keeps_averages: ClassVar[bool] = False
+    """Whether teachers ``ema`` follow the student after every step, and are in the state."""
 
     def prepare(self, batches: Iterable[Batch]) -> None:  # noqa: B027 - most have nothing to measure
         """Measure what has to be known of the data before the first step; ``batches`` are the stream's, from its start,

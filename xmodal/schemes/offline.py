@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.adapters.encoder import Encoder, Features
+from xmodal.adapters.teachers.ema import AverageTeacher
 from xmodal.objective import Objective
 from xmodal.objective.presence import Presence
 from xmodal.objective.references import BATCH, STUDENT
@@ -33,11 +34,13 @@ _FIRST_LOSS_SCALE = 256.0
 
 @SCHEMES.register("offline")
 class Offline(Scheme):
-    """The student learns from teachers that do not change.
+    """The student learns from teachers that do not change, or that are its own moving average.
 
     One step over a batch in ``settings.accumulate`` parts and over all ranks has the gradient of the whole batch in
     one part on one rank: each per-item term of a part weighs as much as the part holds of what the term counts.
     """
+
+    keeps_averages = True
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Offline(Scheme):
     ) -> None:
         self.settings, self.world = settings, world
         self.teachers = {name: teacher.to(world.device) for name, teacher in teachers.items()}
+        self.followers = {name: each for name, each in self.teachers.items() if isinstance(each, AverageTeacher)}
         self.precision = _PRECISIONS[settings.precision]
         self.trainee = Trainee(student, objective, self.precision).to(world.device)
         if settings.compile:
@@ -148,9 +152,18 @@ class Offline(Scheme):
             self.steps_taken += 1
             if self.average is not None and self.settings.ema is not None:
                 update_average(self.average, self.trainee.student, self.settings.ema, self.steps_taken)
+            for follower in self.followers.values():
+                follower.follow(self.trainee.student, self.steps_taken)
+                self._share_statistics(follower)
         self.scaler.update()  # in float16 a skipped step also halves the loss's scale
         scheduled = self.trainee.objective.scheduled(progress.share)
         return StepResult(loss, terms, grad_norm.detach(), skipped, scheduled, figures)
+
+    def _share_statistics(self, follower: AverageTeacher) -> None:
+        """A BatchNorm's statistics are each rank's own until the next forward pass, but the teacher is one for all."""
+        if self.world.size > 1:
+            for buffer in follower.buffers():
+                dist.broadcast(buffer, 0)
 
     def _teach_all(
         self, parts: list[Batch], masks: list[dict[str, Features]], presences: list[Presence]
@@ -199,6 +212,7 @@ class Offline(Scheme):
         return {
             "trainee": self.trainee.state_dict(),
             "average": self.average.state_dict() if self.average is not None else {},
+            "followers": {name: follower.state_dict() for name, follower in self.followers.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "steps_taken": self.steps_taken,
@@ -208,6 +222,8 @@ class Offline(Scheme):
         self.trainee.load_state_dict(state["trainee"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        for name, follower in self.followers.items():
+            follower.load_state_dict(state["followers"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(dict(state["scaler"]))
         self.steps_taken = state["steps_taken"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xmodal.adapters.encoder import Encoder, Features
+from xmodal.adapters.texts import MARK
 
 Present = Mapping[str, Tensor]
 """Field of a batch → bool ``[B]``, which rows have it; fields that every row has are not in it."""
@@ -44,12 +45,15 @@ def features_of(encoder: Encoder, inputs: Mapping[str, Tensor], taps: Sequence[s
 
 
 def modalities_of(encoder: Encoder, tap: str) -> tuple[str, ...]:
-    """What a tap is computed from: the modality at its head, or all of the model's."""
+    """What a tap is computed from: the modality or further text at its head, or all of the model's modalities."""
     head = tap.partition(".")[0]
-    return (head,) if head in encoder.modalities else encoder.modalities
+    return (head,) if head in encoder.reads else encoder.modalities
 
 
 def _belongs(name: str, modalities: tuple[str, ...], encoder: Encoder) -> bool:
+    text, mark, _ = name.partition(MARK)
+    if mark:
+        return text in modalities
     others = [modality for modality in encoder.modalities if modality not in modalities]
     return not any(name.startswith(other) for other in others)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from xmodal.adapters import STUDENTS, create_student, create_teacher
 from xmodal.adapters.encoder import Encoder
+from xmodal.adapters.teachers.ema import AverageTeacher
 from xmodal.data import StreamSource, TrainStream, open_sources
 from xmodal.data.cache.recipe import open_cached
 from xmodal.data.mixing import mixes
@@ -24,10 +25,10 @@ from xmodal.errors import Mistake, RecipeError, RunError
 from xmodal.objective import Objective
 from xmodal.recipe import Recipe, Spec, Train
 from xmodal.recipes.cached import is_cached, real_options
-from xmodal.recipes.models import GIVEN
+from xmodal.recipes.models import AVERAGE, GIVEN
 from xmodal.schemes import SCHEMES, Scheme
 from xmodal.train.batches import tensor_fields, to_device
-from xmodal.train.coverage import unmeasurable, unserved
+from xmodal.train.coverage import unlearnable, unmeasurable, unserved
 from xmodal.train.distributed import World
 
 logger = logging.getLogger("xmodal")
@@ -57,10 +58,13 @@ def build_teachers(
 ) -> dict[str, Encoder]:
     """The frozen teachers of a recipe; those in ``given`` are taken as they are.
 
-    A cached one is not loaded: what it says of the samples of ``sources`` lies on the disk.
+    A cached one is not loaded: what it says of the samples of ``sources`` lies on the disk. The student's average is
+    not among them: :func:`with_averages` makes it of the student.
     """
     teachers = {}
     for name, spec in recipe.all_teachers().items():
+        if spec.name == AVERAGE:
+            continue
         if is_cached(spec):  # also where it is given: another stage has other data
             teacher: Encoder = open_cached(recipe, name, sources)
         elif name in given:
@@ -70,6 +74,14 @@ def build_teachers(
                 teacher = create_teacher(_known(spec, name).name, **real_options(spec))
         teachers[name] = teacher.freeze()
     return teachers
+
+
+def with_averages(recipe: Recipe, teachers: Mapping[str, Encoder], student: Encoder) -> dict[str, Encoder]:
+    """All teachers of a recipe, in its order: ``teachers``, and moving averages that start as the student is now."""
+    return {
+        name: AverageTeacher(student, **spec.options) if spec.name == AVERAGE else teachers[name]
+        for name, spec in recipe.all_teachers().items()
+    }
 
 
 def _known(spec: Spec, model: str) -> Spec:
@@ -113,12 +125,15 @@ def build_parts(
     ``before`` is the student and the objective of the stage before, whose weights this one's start from. Raises
     :class:`RecipeError` with all that the dry run found.
     """
-    sources = open_sources(recipe.data.train, recipe.data.text, label=recipe.data.label, features=recipe.data.features)
+    sources = open_sources(recipe.data.train, recipe.data.text, label=recipe.data.label, stored=recipe.data.stored)
     num_steps = count_steps(recipe.train, count_samples(sources))
     teachers = build_teachers(recipe, given, sources)
     student = build_student(recipe, teachers, given)
+    for model in (student, *teachers.values()):
+        model.read_texts(tuple(recipe.data.texts or ()))
     if before is not None and inherit(student, before[0]) == 0:
         raise RecipeError([Mistake("stages", "the student of this stage shares no tensor with the one before it.")])
+    teachers = with_averages(recipe, teachers, student)
     device = world.device if world is not None else None
     models = {"student": student, **teachers}
     if device is not None:
@@ -130,7 +145,11 @@ def build_parts(
     objective = Objective.build(
         recipe.objective, models, few["views"], fields=tensor_fields(few), seed=recipe.train.seed
     )
-    mistakes = [*unserved(objective, models, sources), *unmeasurable(recipe, student, teachers)]
+    mistakes = [
+        *unserved(objective, models, sources),
+        *unlearnable(objective, student),
+        *unmeasurable(recipe, student, teachers),
+    ]
     if mixes(recipe.data.augment) and "label" in objective.fields():
         said = "mixup and cutmix blend pictures, and batch:label is the label of one of them. Leave out either"
         mistakes.append(Mistake("data.augment", said))
@@ -155,12 +174,13 @@ def build_stream(
     data = recipe.data
     return TrainStream(
         sources,
-        preprocess={name: model.preprocess for name, model in models.items()},
+        preprocess={name: model.viewing for name, model in models.items()},
         batch_size=recipe.train.batch_size,
         seed=recipe.train.seed,
         mix=data.mix,
         label=data.label,
         features=data.features,
+        texts=data.texts,
         image_size=data.image_size,
         augment=data.augment,
         decoder=data.decoder,
@@ -180,6 +200,12 @@ def build_scheme(recipe: Recipe, parts: Parts, world: World) -> Scheme:
     """The recipe's scheme, ready for its first step."""
     spec = recipe.scheme if isinstance(recipe.scheme, Spec) else Spec(name=recipe.scheme)
     make = SCHEMES[spec.name]
+    averages = [name for name, teacher in parts.teachers.items() if isinstance(teacher, AverageTeacher)]
+    if averages and not make.keeps_averages:
+        raise RunError(
+            f"Teacher {averages[0]!r} is the student's moving average, which scheme {spec.name!r} does not keep: it "
+            "would stay as it began. Take scheme: offline."
+        )
     return make(parts.student, parts.teachers, parts.objective, recipe.train, world, **spec.options)  # type: ignore[call-arg]
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from xmodal.adapters.encoder import Encoder
+from xmodal.adapters.teachers.ema import without_averages
 from xmodal.data import StreamSource
 from xmodal.errors import EvaluationError, Mistake
 from xmodal.evaluate.evaluation import check_models
 from xmodal.evaluate.space import Space
 from xmodal.objective import Objective
-from xmodal.objective.references import BATCH
+from xmodal.objective.references import BATCH, STUDENT
 from xmodal.recipe import Recipe
 from xmodal.schemes.presence import modalities_of
 from xmodal.train.space import embedding_space
@@ -43,13 +44,28 @@ def unserved(objective: Objective, models: Mapping[str, Encoder], sources: Seque
     return mistakes
 
 
+def unlearnable(objective: Objective, student: Encoder) -> list[Mistake]:
+    """Terms whose taps of the student no training can change, for they are of a locked body."""
+    mistakes = []
+    for number, references in enumerate(objective.references()):
+        taps = [ref.tap for ref in references if ref.model == STUDENT and not ref.tap.endswith(".mask")]
+        if taps and not any(student.learns(tap) for tap in taps):
+            said = f"{', '.join(taps)} of {student.name} cannot change: it is locked, and only its head's output learns"
+            mistakes.append(Mistake(f"objective.{number}.student", said))
+    return mistakes
+
+
 def unmeasurable(recipe: Recipe, student: Encoder, teachers: Mapping[str, Encoder]) -> list[Mistake]:
     """Tasks that these models cannot be measured by, which a run would be told at its end only."""
     if recipe.data.val is None:
         return []
     student.metadata = {**student.metadata, "space": embedding_space(recipe)}
+    others = without_averages(teachers)
+    if "agreement" in recipe.evaluate.tasks and not others:
+        said = "agreement compares the student with its teacher, and it has none, or only its own average"
+        return [Mistake("evaluate.tasks", said)]
     try:
-        check_models(Space(student, dict(teachers)), recipe.evaluate.tasks)
+        check_models(Space(student, others), recipe.evaluate.tasks)
     except EvaluationError as error:
         return [Mistake("evaluate.tasks", str(error))]
     return []

@@ -17,14 +17,19 @@ def make_average(model: M) -> M:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int, *, warmup: bool = True) -> None:
     """``average ← decay · average + (1 − decay) · model``; buffers that are counters are copied.
 
-    Early on the decay is at most (1 + step) / (10 + step), so that the first weights are soon forgotten.
+    With ``warmup`` the decay is at most (1 + step) / (10 + step), so that the first weights are soon forgotten. Weights
+    that do not learn are left alone: they are the model's own.
     """
-    decay = min(decay, (1 + step) / (10 + step))
+    if warmup:
+        decay = min(decay, (1 + step) / (10 + step))
     current = model.state_dict()
+    still = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     for name, tensor in average.state_dict().items():
+        if name in still:
+            continue
         if tensor.is_floating_point():
             tensor.lerp_(current[name].to(tensor.dtype), 1 - decay)
         else:

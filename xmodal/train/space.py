@@ -6,13 +6,14 @@ from typing import Any
 
 from xmodal.recipe import Recipe
 from xmodal.recipes.cached import without_cache
+from xmodal.recipes.models import AVERAGE
 
 
 def embedding_space(recipe: Recipe) -> dict[str, Any] | None:
     """``{"teacher": spec, "tap": …}`` of the first term that sets a student's embedding, as it is, against a
-    teacher's; None where there is none, so that the student's space is its own.
+    teacher's; None where there is none, so that the student's space is its own. Its own average is none of them.
     """
-    teachers = recipe.all_teachers()
+    teachers = {name: spec for name, spec in recipe.all_teachers().items() if spec.name != AVERAGE}
     for term in recipe.objective:
         if term.projection is not None or term.standardize or term.teacher is None:
             continue

@@ -1,0 +1,34 @@
+"""The tokenizer of a student that is made from nothing: another model's, whole or trimmed, or one of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xmodal.adapters.hub import fetch
+from xmodal.adapters.sentence_folder import load_tokenizer
+from xmodal.adapters.tokenizer_train import TRAINED, train_tokenizer
+from xmodal.adapters.tokenizer_trim import read_texts, trim_tokenizer
+from xmodal.errors import AdapterError
+
+DEFAULT_TOKENIZER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def check_texts(tokenizer: str | None, texts: str | list[str] | None, vocab_size: int | None) -> None:
+    """Raises :class:`AdapterError` where a tokenizer is to be learned from, or trimmed to, texts that are not given."""
+    if texts is None and tokenizer == TRAINED:
+        raise AdapterError("student.tokenizer trained is learned from student.texts: give shards or .txt files.")
+    if texts is None and vocab_size is not None:
+        raise AdapterError("student.vocab_size keeps the most frequent tokens of student.texts: give texts as well.")
+
+
+def own_tokenizer(
+    name: str, texts: str | list[str] | None, vocab_size: int | None, max_length: int = 512
+) -> tuple[Any, int]:
+    """The tokenizer ``name``, trimmed to ``texts`` where they are given, or learned from them; and its longest text."""
+    if name == TRAINED:
+        assert texts is not None
+        return train_tokenizer(read_texts(texts), vocab_size, max_length), max_length
+    words, longest = load_tokenizer(fetch(name, weights=False).folder, {})
+    if texts is not None:
+        words = trim_tokenizer(words, read_texts(texts), vocab_size).tokenizer
+    return words, longest
