@@ -1,4 +1,4 @@
-"""Every script in examples/ is run, small. The one that builds the emoji shards has its own tests, in tests/data."""
+"""Every script in examples/ is run, small, or has its own tests; what they share is tested with them."""
 
 import os
 import subprocess
@@ -9,7 +9,13 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTED_ELSEWHERE = {
+    "build_clipart_shards.py": ROOT / "tests" / "examples" / "test_build_clipart_shards.py",
     "build_emoji_shards.py": ROOT / "tests" / "data" / "test_emoji_shards.py",
+    "build_names_shards.py": ROOT / "tests" / "examples" / "test_build_names_shards.py",
+    "build_wordnet_shards.py": ROOT / "tests" / "examples" / "test_build_wordnet_shards.py",
+    "building.py": ROOT / "tests" / "examples" / "test_building.py",
+    "clipart_names.py": ROOT / "tests" / "examples" / "test_build_clipart_shards.py",
+    "one_space.py": ROOT / "tests" / "examples" / "test_worked_examples.py",
     "open_clip_distillation.py": ROOT / "tests" / "examples" / "test_open_clip_distillation.py",
 }
 HERE = {"readme_picture.py"}
