@@ -43,14 +43,13 @@ def languages() -> dict[str, str]:
     return {code: f"runs/data/names/test-{code}-*.tar" for code in codes.split()}
 
 
-EMOJI = {"unseen style": "package://emoji/style-*.tar"}
 EXAMPLES = {
     "image-to-image": Example(
         "Pictures to pictures: EfficientNet-Lite2 → MobileNetV4",
         {"knn_top1": "kNN top-1", "probe_top1": "linear probe top-1"},
         {
             "emoji": {
-                "data": {"emoji": EMOJI["unseen style"]},
+                "data": {"emoji of an unseen style": "package://emoji/style-*.tar"},
                 "train": "package://emoji/train-*.tar",
                 "label": "json.group",
                 "tasks": ["knn", "probe"],
@@ -58,18 +57,11 @@ EXAMPLES = {
         },
     ),
     "text-to-text": Example(
-        "Texts to texts: MiniLM → 1.7 million parameters",
+        "Texts to texts: MiniLM → 1.6 million parameters",
         {
             "query_to_text_recall@10": "word → definition recall@10",
             "text_to_query_recall@10": "definition → word recall@10",
             "rank_agreement": "rank correlation with the teacher",
-        },
-        {
-            "words": {
-                "data": {"held-out words": "runs/data/wordnet/test-*.tar"},
-                "tasks": ["text-retrieval", "agreement"],
-                "query": "json.name",
-            }
         },
     ),
     "two-towers": Example(
@@ -148,9 +140,6 @@ def measure_more(name: str, student: Any, file: Path) -> None:
     found: dict[str, dict[str, float]] = {}
     for options in EXAMPLES[name].more.values():
         given = dict(options)
-        records_teacher = isinstance(student, Path) and xmodal.load_student(student).metadata.get("space")
-        if not records_teacher:  # nobody to agree with
-            given["tasks"] = [task for task in given["tasks"] if task != "agreement"]
         found |= evaluate(student, given.pop("data"), **given).metrics
     file.write_text(json.dumps(found), encoding="utf-8")
 
@@ -163,7 +152,7 @@ def keep(name: str, out: Path, seeds: list[int]) -> None:
         folders = [out / f"{name}{ending}-seed-{seed}" for seed in seeds]
         summaries = [json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in folders]
         more = [json.loads((folder / "more.json").read_text(encoding="utf-8")) for folder in folders]
-        runs = [{**summary["metrics"], **other} for summary, other in zip(summaries, more, strict=True)]
+        runs = [merged(summary["metrics"], other) for summary, other in zip(summaries, more, strict=True)]
         figures[name][title] = {
             "metrics": aggregate(runs),
             "parameters": summaries[0]["student"]["parameters"],
@@ -171,11 +160,16 @@ def keep(name: str, out: Path, seeds: list[int]) -> None:
         }
     teacher = json.loads((out / f"{name}-teacher.json").read_text(encoding="utf-8"))
     more_of_teacher = json.loads((out / f"{name}-teacher-more.json").read_text(encoding="utf-8"))
-    teacher["metrics"] = aggregate([{**teacher["metrics"], **more_of_teacher}])
+    teacher["metrics"] = aggregate([merged(teacher["metrics"], more_of_teacher)])
     figures[name]["teacher"] = teacher
     FIGURES.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page = ROOT / "docs" / "examples-results.md"
     page.write_text(page_of(figures), encoding="utf-8")
+
+
+def merged(*tables: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Split → metric → figure of all the tables."""
+    return {split: {m: x for table in tables for m, x in table.get(split, {}).items()} for t in tables for split in t}
 
 
 def page_of(figures: dict[str, Any]) -> str:

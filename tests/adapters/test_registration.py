@@ -12,7 +12,16 @@ def test_the_registries_hold_every_adapter() -> None:
     import xmodal.adapters.students
     import xmodal.adapters.teachers  # noqa: F401
 
-    assert list(TEACHERS) == ["ema", "ensemble", "open_clip", "reinforced", "sentence", "timm", "trained", "transformers"]
+    assert list(TEACHERS) == [
+        "ema",
+        "ensemble",
+        "open_clip",
+        "reinforced",
+        "sentence",
+        "timm",
+        "trained",
+        "transformers",
+    ]
     assert list(STUDENTS) == ["clip", "image", "open_clip", "static", "text"]
 
 
