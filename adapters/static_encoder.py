@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,11 @@ class StaticPreprocess:
             ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids, dtype=torch.int64)
             mask[row, : len(encoding.ids)] = 1
         return {"text_ids": ids, "text_mask": mask}
+
+    def tokenizer_state(self) -> dict[str, Any]:
+        """All that decides the tokens of a text."""
+        state: dict[str, Any] = json.loads(self.tokenizer.to_str())
+        return state
 
     def __repr__(self) -> str:
         return f"StaticPreprocess({self.tokenizer.get_vocab_size()} tokens, prompt={self.prompt!r})"

@@ -31,7 +31,7 @@ def train_tokenizer(texts: Iterable[str], size: int | None = None, max_length: i
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    size = size or DEFAULT_SIZE
+    size = DEFAULT_SIZE if size is None else size
     said = [text for text in texts if text.strip()]
     if not said:
         raise AdapterError("A tokenizer was to be learned from texts, and there are none. Look at student.texts.")

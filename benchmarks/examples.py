@@ -193,6 +193,8 @@ def section(name: str, figures: dict[str, Any]) -> str:
             cells = [cell(figures[title]["metrics"].get(split, {}).get(metric)) for title in order]
             if any(cells):
                 lines.append(f"| {split} | {heading} | " + " | ".join(cells) + " |")
+    runs = {title: max(f["runs"] for s in figures[title]["metrics"].values() for f in s.values()) for title in order}
+    lines.append("| | seeds | " + " | ".join("" if title == "teacher" else str(runs[title]) for title in order) + " |")
     sizes = " | ".join(f"{figures[title]['parameters'] / 1e6:.1f} M" for title in order)
     lines.append(f"| | parameters | {sizes} |")
     return "\n".join(lines) + "\n"
@@ -207,10 +209,9 @@ def cell(figure: dict[str, float] | None) -> str:
 HEAD = """# The worked examples, measured
 
 `python benchmarks/examples.py` runs each example and its baseline with three seeds and writes this page from the run
-folders. Mean ± standard deviation over the seeds. *With teacher* is the example's own recipe; *without* the same
-student on the same data for as many steps, its recipe beside the other; *teacher* is the teacher in the student's
-place.
-What the data are: [Data of the examples](examples-data.md).
+folders: mean ± standard deviation over the seeds that have been run. *With teacher* is the example's own recipe;
+*without* the same student on the same data for as many steps, its recipe beside the other; *teacher* is the teacher in
+the student's place. What the data are: [Data of the examples](examples-data.md).
 """
 
 if __name__ == "__main__":

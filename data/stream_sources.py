@@ -8,7 +8,9 @@ from typing import Any, cast
 
 from xmodal.data.audio import AUDIO_EXTENSIONS
 from xmodal.data.decode import IMAGE_EXTENSIONS, split_path
+from xmodal.data.members import MemberError
 from xmodal.data.shards import ShardSet, open_shards
+from xmodal.data.texts import decode_json, follow
 from xmodal.data.uri import Shards
 from xmodal.errors import DataError, hint
 from xmodal.recipe import Source
@@ -73,6 +75,17 @@ def _settings(given: Any) -> Source:
     return Source(**given) if isinstance(given, Mapping) else Source(shards=given)
 
 
+def _has(members: Mapping[str, bytes], place: str) -> bool:
+    """Whether a sample has a member, or what a path into its JSON leads to."""
+    found = split_path(members, place)
+    if found is None or not found[1]:
+        return found is not None
+    try:
+        return follow(decode_json(members[found[0]]), found[1])[1] is None
+    except MemberError:
+        return False
+
+
 def _fields(name: str, shards: ShardSet, text: str, stored: Mapping[str, str]) -> frozenset[str]:
     """What the first sample has: the others of a source are expected to have as much."""
     members = shards.read(0).members
@@ -81,7 +94,7 @@ def _fields(name: str, shards: ShardSet, text: str, stored: Mapping[str, str]) -
         "image": bool(ends & set(IMAGE_EXTENSIONS)),
         "audio": bool(ends & set(AUDIO_EXTENSIONS)),
         "text": split_path(members, text) is not None,
-        **{field: split_path(members, place.partition(":")[0]) is not None for field, place in stored.items()},
+        **{field: _has(members, place.partition(":")[0]) for field, place in stored.items()},
     }
     fields = frozenset(field for field, there in found.items() if there)
     if not fields - set(stored):

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import xmodal
 from xmodal.adapters.encoder import Encoder
+from xmodal.adapters.identity import reading_identity
 from xmodal.adapters.teachers.ema import without_averages
 from xmodal.data import TrainStream
 from xmodal.errors import Interrupted, RecipeError, RunError
@@ -178,7 +179,9 @@ class _Distillation:
 
     def _stage(self, number: int, recipe: Recipe, parts: Parts, scheme: Scheme, meter: Meter) -> Stage:
         stream = self._stream(recipe, parts, self.folder.bad_samples)
-        return Stage(number, scheme, stream, recipe.train, parts.num_steps, meter=meter)
+        models = {"student": reading_identity(parts.student)}
+        models |= {name: each.identity() for name, each in without_averages(parts.teachers).items()}
+        return Stage(number, scheme, stream, recipe.train, parts.num_steps, meter=meter, models=models)
 
     def _stream(self, recipe: Recipe, parts: Parts, bad_samples: Path | None = None) -> TrainStream:
         return build_stream(

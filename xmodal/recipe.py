@@ -82,6 +82,13 @@ class Source(Section):
     )
 
 
+_TAKEN = {
+    *("key", "shard", "view", "views", "present", "members", "features", "reinforced", "mix", "label_mix"),
+    *("image", "audio", "text", "label", "logits", "spectrogram_masks"),
+}
+"""What samples and batches call other things, and no further text."""
+
+
 class Data(Section):
     """The shards, what is read of them, and the order in which it comes."""
 
@@ -134,13 +141,23 @@ class Data(Section):
     @field_validator("texts")
     @classmethod
     def _names_of_texts(cls, texts: dict[str, str] | None) -> dict[str, str] | None:
-        taken = sorted({"key", "image", "audio", "text", "label", "logits", "views", "present"} & set(texts or {}))
+        taken = sorted(_TAKEN & set(texts or {}))
         if taken:
             raise ValueError(f"{', '.join(taken)} means something else already; give the text another name")
         wrong = [name for name in texts or {} if not name.isidentifier()]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is no name of a text: letters, digits and _, no digit first")
+        empty = [name for name, place in (texts or {}).items() if not place.strip()]
+        if empty:
+            raise ValueError(f"{empty[0]} names no member: give one, such as json.{empty[0]}")
         return texts
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> Data:
+        twice = sorted(set(self.features or {}) & set(self.texts or {}))
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is a name of data.features and of data.texts; give one another")
+        return self
 
     @property
     def stored(self) -> dict[str, str]:

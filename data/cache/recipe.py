@@ -56,6 +56,14 @@ def jobs_of(recipe: Recipe, **options: Any) -> list[Job]:
         for name, spec in stage.all_teachers().items():
             if spec.name == AVERAGE:  # it changes at every step
                 continue
+            further = [tap for tap in asked[name] if tap.partition(".")[0] in (stage.data.texts or {})]
+            if further and is_cached(spec):
+                raise DataError(
+                    f"{name} is asked for {further[0]}, and a cache holds what a teacher says of data.text alone. Make "
+                    "that the text which it reads, and name the student's under data.texts; or leave it uncached."
+                )
+            if further:
+                continue
             if spec.name == GIVEN:
                 raise DataError(
                     f"The {name} of this recipe was an object handed over in Python, which no other process can make. "

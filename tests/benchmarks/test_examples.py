@@ -58,5 +58,6 @@ def test_the_page_says_what_the_run_folders_say(examples, tmp_path, monkeypatch)
     page = (tmp_path / "docs" / "examples-results.md").read_text()
     assert "| held-out words | word → definition recall@10 | 0.550 ± 0.071 | 0.300 ± 0.000 | 0.900 |" in page
     assert "rank correlation with the teacher | 0.250 ± 0.000 | 0.250 ± 0.000 |  |" in page
+    assert "| | seeds | 2 | 2 |  |" in page
     assert "| | parameters | 1.6 M | 1.6 M | 22.7 M |" in page
     assert "## Pictures to pictures" not in page  # what was not measured is not there

@@ -23,7 +23,10 @@ def student():
 def test_a_run_folder_is_evaluated_with_the_teacher_that_its_student_records(
     student, make_shard, labelled, train, tmp_path
 ):
-    shards, tasks = make_shard(labelled), {"tasks": list(TASKS), "query": "txt", "train": train}
+    shards, tasks = (
+        make_shard(labelled),
+        {"tasks": [task for task in TASKS if task != "text-retrieval"], "train": train},
+    )
     folder = save_student(
         student,
         tmp_path / "run" / "student",

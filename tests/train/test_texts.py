@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import xmodal
-from xmodal.data import ShardWriter, TrainStream
-from xmodal.errors import RecipeError
+from xmodal.data import ShardWriter, TrainStream, open_sources
+from xmodal.errors import DataError, RecipeError
 from xmodal.recipe import Data
 
 PAIRS = [
@@ -79,7 +79,13 @@ def test_a_name_that_no_text_has_is_found_before_anything_is_loaded(words, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"), [({"image": "json.a"}, "image means something else"), ({"a b": "json.a"}, "is no name")]
+    ("texts", "said"),
+    [
+        ({"image": "json.a"}, "image means something else"),
+        ({"a b": "json.a"}, "is no name"),
+        ({"shard": "json.a"}, "shard means something else"),
+        ({"a": " "}, "names no member"),
+    ],
 )
 def test_names_of_texts_that_cannot_be(texts, said):
     with pytest.raises(RecipeError, match=said):
@@ -108,3 +114,25 @@ def test_of_a_list_each_name_picks_its_own_entry_view_by_view(words):
     ones, twos = ([text for batch in first for text in batch["views"]["model"][name]] for name in ("one", "two"))
     assert 5 < sum(one == two for one, two in zip(ones, twos, strict=True)) + 5 < 30  # about a fifth of 48 agree
     assert first[0]["views"] != first[1]["views"]
+
+
+def test_a_name_cannot_be_stored_features_and_a_text():
+    with pytest.raises(RecipeError, match=r"is a name of data.features and of data.texts"):
+        Data(train="x", texts={"one": "json.a"}, features={"one": "one.npy"})
+
+
+def test_a_source_has_a_text_where_its_path_leads_to_one(words, tmp_path):
+    with ShardWriter(tmp_path) as writer:
+        writer.add("w0", {"txt": b"Hund", "json": b"{}"})
+    sources = open_sources({"a": words, "b": str(tmp_path)}, stored={"english": "json.english"})
+    assert ["english" in source.fields for source in sources] == [True, False]
+
+
+def test_a_cache_is_not_asked_for_further_texts(words):
+    from xmodal.data.cache.recipe import jobs_of
+    from xmodal.recipes import load_recipe
+
+    assert jobs_of(load_recipe(recipe(words))) == []  # the teacher is asked for english.embedding, and not cached
+    cached = recipe(words, teacher={**MINILM, "cached": True})
+    with pytest.raises(DataError, match=r"a cache holds what a teacher says of data.text alone"):
+        jobs_of(load_recipe(cached))

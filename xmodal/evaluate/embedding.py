@@ -16,6 +16,8 @@ from torch import Tensor
 from xmodal.adapters.encoder import Encoder, Preprocess
 from xmodal.adapters.modes import in_eval_mode
 from xmodal.data.formats.captions import captions_of
+from xmodal.data.members import MemberError
+from xmodal.data.texts import text_at
 from xmodal.errors import EvaluationError
 from xmodal.evaluate.labels import Label, label_of
 from xmodal.recipe import Shards
@@ -71,8 +73,16 @@ class TextAndLabel:
         self.fields: tuple[str, ...] = () if all_of is None and query is None and label == "cls" else ("members",)
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        query = captions_of(sample["members"], self.query) if self.query is not None else ()
-        return {"captions": self._captions(sample), "label": self._label(sample), "query": next(iter(query), None)}
+        return {"captions": self._captions(sample), "label": self._label(sample), "query": self._query(sample)}
+
+    def _query(self, sample: Mapping[str, Any]) -> str | None:
+        """Read as the text is; None where the sample has none that can be read."""
+        if self.query is None:
+            return None
+        try:
+            return text_at(sample["members"], self.query, key=sample["key"], view=0, seed=0)
+        except MemberError:
+            return None
 
     def _label(self, sample: Mapping[str, Any]) -> Label | None:
         return sample.get("label") if self.label == "cls" else label_of(sample["members"], self.label)

@@ -35,7 +35,7 @@ logger = logging.getLogger("xmodal")
 
 Captions = Literal["one", "all"]
 
-_NEEDS = {"retrieval": ("image", "text"), "zero-shot": ("image", "text"), "text-retrieval": ("text",)}
+_NEEDS = {"retrieval": ("image", "text"), "zero-shot": ("image", "text")}
 """Modalities that student or teacher must embed for a task."""
 
 
@@ -122,6 +122,8 @@ def evaluate(
     for task in {"knn", "probe"} & set(tasks):
         need_training_set(training_set, task)
     space = open_space(student, teachers)
+    if "text-retrieval" in tasks:
+        check_models(space, ["text-retrieval"])
     main = space.side("image") if _sees_pictures(space, tasks) else space.side("text")
     texts = TextEmbeddings(batch_size)
     layouts = {name: _layout(name, shards, tasks) for name, shards in splits.items()}
@@ -193,6 +195,11 @@ def check_tasks(tasks: Sequence[str]) -> None:
 
 def check_models(space: Space, tasks: Sequence[str]) -> None:
     """Raises :class:`EvaluationError` where a task needs pictures and texts, and these models do not embed both."""
+    if "text-retrieval" in tasks and "text" not in space.student.modalities:
+        raise EvaluationError(
+            f"Task 'text-retrieval' measures how a student reads, and {space.student.name} reads no texts. "
+            "Other tasks: retrieval, agreement, knn, probe."
+        )
     for task in tasks:
         for modality in _NEEDS.get(task, ()):
             try:

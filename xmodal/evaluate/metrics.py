@@ -53,8 +53,8 @@ _TEXT_RETRIEVAL = {
         for k in RANKS
     },
     "chance_query_recall@10": "What query_to_text_recall@10 would be if the texts came in random order.",
-    "num_queries": "Distinct queries.",
-    "num_pairs": "Samples that have a text and a query: the pool of both.",
+    "num_queries": "Distinct queries: the pool of text_to_query.",
+    "num_query_texts": "Distinct texts of samples that have a query: the pool of query_to_text.",
 }
 
 _ZERO_SHOT = {

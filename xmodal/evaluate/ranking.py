@@ -80,13 +80,36 @@ def first_hits(queries: Tensor, pool: Tensor, query_group: Tensor, pool_group: T
         assert bool((count > 0).all()), "a query without a right answer"
         row = torch.arange(len(group), device=scores.device).repeat_interleave(count)
         within_group = torch.arange(len(row), device=scores.device) - (count.cumsum(0) - count)[row]
-        right_scores = scores[row, members[starts[group][row] + within_group]]
-        best = scores.new_full((len(group),), -torch.inf).scatter_reduce(0, row, right_scores, "amax")
-        ahead = (scores > best[:, None] + TIE).sum(1)
-        level = (scores >= best[:, None] - TIE).sum(1) - ahead
-        right = torch.zeros_like(ahead).scatter_add(0, row, (right_scores >= best[row] - TIE).long())
-        found.append((ahead, level - right, right))
+        found.append(_around_the_best(scores, row, scores[row, members[starts[group][row] + within_group]]))
     return FirstHits(*(torch.cat(parts).cpu() for parts in zip(*found, strict=True)))
+
+
+def first_hits_of_pairs(queries: Tensor, pool: Tensor, pairs: Tensor) -> FirstHits:
+    """The same, where a candidate may be right for several queries: ``pairs`` ``[P, 2]``, a query's and a candidate's
+    number, distinct; every query is in one.
+
+    >>> axes = torch.eye(3)
+    >>> first_hits_of_pairs(axes[:2], axes, torch.tensor([[0, 2], [0, 0], [1, 2]])).ahead.tolist()
+    [0, 1]
+    """
+    pairs = pairs[pairs[:, 0].argsort(stable=True)].to(queries.device)
+    found = []
+    for rows, scores in strips(queries, pool):
+        first, last = torch.searchsorted(
+            pairs[:, 0].contiguous(), torch.tensor([rows.start, rows.stop]).to(pairs)
+        ).tolist()
+        row, candidate = pairs[first:last, 0] - rows.start, pairs[first:last, 1]
+        found.append(_around_the_best(scores, row, scores[row, candidate]))
+    return FirstHits(*(torch.cat(parts).cpu() for parts in zip(*found, strict=True)))
+
+
+def _around_the_best(scores: Tensor, row: Tensor, right_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What :class:`FirstHits` counts, of each row of ``scores``; ``right_scores`` are right answers of the ``row``."""
+    best = scores.new_full((len(scores),), -torch.inf).scatter_reduce(0, row, right_scores, "amax")
+    ahead = (scores > best[:, None] + TIE).sum(1)
+    level = (scores >= best[:, None] - TIE).sum(1) - ahead
+    right = torch.zeros_like(ahead).scatter_add(0, row, (right_scores >= best[row] - TIE).long())
+    return ahead, level - right, right
 
 
 def neighbor_overlap(first: Tensor, second: Tensor, k: int) -> Tensor:

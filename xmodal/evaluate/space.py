@@ -35,6 +35,7 @@ class Space:
     student: Encoder
     teachers: Mapping[str, Encoder] = field(default_factory=dict)
     _teacher: Encoder | None = None
+    _met: list[Any] = field(default_factory=list)
     _beyond: Space | None = None
 
     def side(self, modality: str) -> Side:
@@ -65,7 +66,10 @@ class Space:
         teacher = self.teacher(needed_for=modality)
         if modality not in teacher.modalities and teacher.metadata.get("space"):
             if self._beyond is None:  # a trained teacher lies in the space of a teacher of its own
-                self._beyond = Space(teacher)
+                spec = teacher.metadata["space"]["teacher"]
+                if spec == without_cache(teacher.spec) or spec in self._met:
+                    raise EvaluationError(f"{teacher.name} records itself as its own teacher: its folder was replaced.")
+                self._beyond = Space(teacher, _met=[*self._met, spec])
             return self._beyond.teacher_side(modality)
         if modality not in teacher.modalities:
             raise EvaluationError(

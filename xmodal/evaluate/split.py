@@ -55,7 +55,7 @@ class Split:
         query: str | None = None,
         all_captions: bool = False,
     ) -> None:
-        self.name, self.shards, self._embed_texts = name, shards, texts
+        self.name, self.shards, self._embed_texts, self.query = name, shards, texts, query
         self._reading = {
             "batch_size": batch_size,
             "num_workers": num_workers,

@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from xmodal.errors import EvaluationError
 from xmodal.evaluate.bootstrap import Figures, PerSample
 from xmodal.evaluate.metrics import RANKS
-from xmodal.evaluate.ranking import first_hits, random_order
+from xmodal.evaluate.ranking import first_hits_of_pairs, random_order
 from xmodal.evaluate.space import Space
 from xmodal.evaluate.split import Split
 
 
 def text_retrieval(split: Split, space: Space) -> Figures:
-    """Recall both ways over the samples that have a text and a query, all embedded by one side.
+    """Recall both ways between the distinct queries and the distinct texts, embedded by the student.
 
-    Each distinct query is asked once; a sample is right for it if it carries that very query. The other way round
-    alike.
+    A text is right for a query if a sample carries both.
     """
     pairs = [(query, text) for query, text in zip(split.queries, split.texts, strict=True) if query and text]
     if not pairs:
         raise EvaluationError(
-            f"No sample of split {split.name!r} has both a text and a query. text-retrieval asks for one text by "
-            "another of the same sample: say which, such as query='json.name' (evaluate.query in a recipe, --query)."
+            f"No sample of split {split.name!r} has both a text and a query ({split.query!r}). text-retrieval asks for "
+            "one text by another of the same sample: say which, such as query='json.name' (evaluate.query in a recipe, "
+            "--query)."
         )
-    side = space.side("text")
-    queries, texts = (split.embed_texts(side, list(column)) for column in zip(*pairs, strict=True))
-    of_query, of_text = (_numbered(column) for column in zip(*pairs, strict=True))
-    by_query = first_hits(queries[_firsts(of_query)], texts, torch.arange(int(of_query.max()) + 1), of_query)
-    by_text = first_hits(texts[_firsts(of_text)], queries, torch.arange(int(of_text.max()) + 1), of_text)
+    side = space.student_side("text")
+    queries, texts = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
+    of_query, of_text = ({text: number for number, text in enumerate(column)} for column in (queries, texts))
+    right = torch.tensor(sorted({(of_query[query], of_text[text]) for query, text in pairs}))
+    asked, found = split.embed_texts(side, queries), split.embed_texts(side, texts)
+    by_query = first_hits_of_pairs(asked, found, right)
+    by_text = first_hits_of_pairs(found, asked, right.flip(1))
     return {
         **{f"query_to_text_recall@{k}": PerSample(by_query.within(k)) for k in RANKS},
         **{f"text_to_query_recall@{k}": PerSample(by_text.within(k)) for k in RANKS},
-        "chance_query_recall@10": random_order(of_query.bincount(), len(pairs)).recall(10),
-        "num_queries": int(of_query.max()) + 1,
-        "num_pairs": len(pairs),
+        "chance_query_recall@10": random_order(right[:, 0].bincount(), len(texts)).recall(10),
+        "num_queries": len(queries),
+        "num_query_texts": len(texts),
     }
-
-
-def _numbered(texts: tuple[str, ...]) -> Tensor:
-    """Of each text the number of its first occurrence among the distinct ones."""
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    return torch.tensor([numbers[text] for text in texts])
-
-
-def _firsts(numbers: Tensor) -> list[int]:
-    """Where each number occurs first, in the order of the numbers."""
-    places = {number: place for place, number in reversed(list(enumerate(numbers.tolist())))}
-    return [places[number] for number in range(len(places))]

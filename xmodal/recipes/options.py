@@ -69,6 +69,8 @@ def _unfit(value: Any, annotation: Any) -> str | None:
     """What was expected, where ``value`` cannot be that; None where it can, or the annotation says nothing about it."""
     if isinstance(value, bool) and bool not in _flat(annotation) and Any not in _flat(annotation):
         return describe(annotation)
+    if isinstance(value, str) and bool in _flat(annotation) and str not in _flat(annotation):
+        return describe(annotation)  # "no" is taken for false by a check, and for true by Python
     try:
         TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError:

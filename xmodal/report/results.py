@@ -14,6 +14,7 @@ from xmodal.report.history import History, last_evaluation
 _HEADLINES = (
     "text_to_image_recall@10",
     "image_to_text_recall@10",
+    "query_to_text_recall@10",
     "zero_shot_top1",
     "teacher_agreement",
     "neighbor_agreement@10",

@@ -28,7 +28,7 @@ from xmodal.recipes.cached import is_cached, real_options
 from xmodal.recipes.models import AVERAGE, GIVEN
 from xmodal.schemes import SCHEMES, Scheme
 from xmodal.train.batches import tensor_fields, to_device
-from xmodal.train.coverage import unlearnable, unmeasurable, unserved
+from xmodal.train.coverage import headless, unlearnable, unmeasurable, unread, unserved
 from xmodal.train.distributed import World
 
 logger = logging.getLogger("xmodal")
@@ -146,6 +146,8 @@ def build_parts(
         recipe.objective, models, few["views"], fields=tensor_fields(few), seed=recipe.train.seed
     )
     mistakes = [
+        *unread(recipe, models),
+        *headless(student, before),
         *unserved(objective, models, sources),
         *unlearnable(objective, student),
         *unmeasurable(recipe, student, teachers),

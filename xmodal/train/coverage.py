@@ -44,6 +44,27 @@ def unserved(objective: Objective, models: Mapping[str, Encoder], sources: Seque
     return mistakes
 
 
+def unread(recipe: Recipe, models: Mapping[str, Encoder]) -> list[Mistake]:
+    """Further texts that nobody reads."""
+    texts = recipe.data.texts or {}
+    if not texts or any(model.other_texts for model in models.values()):
+        return []
+    return [Mistake("data.texts", "no model of this recipe reads texts (a cached one reads data.text alone)")]
+
+
+def headless(student: Encoder, before: tuple[Encoder, Objective] | None) -> list[Mistake]:
+    """A trained head that the next stage's student would lose: unlocked, one as wide as its teacher is made without."""
+    if before is None or getattr(before[0], "linear_head", None) is None:
+        return []
+    if not hasattr(student, "linear_head") or student.linear_head is not None:
+        return []
+    said = (
+        f"the head that the stage before trained has no place in {student.name}. Keep student.locked, or let embed_dim "
+        "differ from the model's own width from the first stage on"
+    )
+    return [Mistake("stages", said)]
+
+
 def unlearnable(objective: Objective, student: Encoder) -> list[Mistake]:
     """Terms whose taps of the student no training can change, for they are of a locked body."""
     mistakes = []
@@ -64,6 +85,8 @@ def unmeasurable(recipe: Recipe, student: Encoder, teachers: Mapping[str, Encode
     if "agreement" in recipe.evaluate.tasks and not others:
         said = "agreement compares the student with its teacher, and it has none, or only its own average"
         return [Mistake("evaluate.tasks", said)]
+    if "text-retrieval" in recipe.evaluate.tasks and recipe.evaluate.query is None:
+        return [Mistake("evaluate.query", "is missing: by which text does text-retrieval ask? Such as json.name")]
     try:
         check_models(Space(student, others), recipe.evaluate.tasks)
     except EvaluationError as error:

@@ -41,15 +41,28 @@ class Stage:
     num_steps: int
     done: int = 0
     meter: Meter = field(default_factory=Meter)
+    models: Mapping[str, str] = field(default_factory=dict)
+    """What each teacher is, and how the student reads: a run goes on with no others."""
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "scheme": self.scheme.state_dict(),
             "stream": self.stream.state(),
             "meter": self.meter.state_dict(),
+            "models": dict(self.models),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises :class:`RunError` where the models are not those that the state was taken of."""
+        then = state.get("models") or self.models
+        changed = [f"{name}: {then.get(name)} then, {is_now} now" for name, is_now in self.models.items()]
+        changed = [line for line, name in zip(changed, self.models, strict=True) if self.models[name] != then.get(name)]
+        if changed:
+            raise RunError(
+                "The run cannot go on: what its recipe names is no longer what it was. "
+                f"{'; '.join(changed)}. A teacher's weights, or the texts that the student's tokenizer was made of, "
+                "have changed. Put them back, or start a new run in another --out."
+            )
         self.scheme.load_state_dict(state["scheme"])
         self.stream.load_state(state["stream"])
         self.meter = Meter(**state["meter"])

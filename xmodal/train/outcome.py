@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 _SHOWN = {
     "text_to_image_recall@1": "recall@1",
     "text_to_image_recall@10": "recall@10",
+    "query_to_text_recall@1": "text recall@1",
+    "query_to_text_recall@10": "text recall@10",
     "zero_shot_top1": "zero-shot top1",
     "teacher_agreement": "agreement",
 }
-"""Metric → the heading of its column; recall is text to image."""
+"""Metric → the heading of its column; recall is text to image, text recall query to text."""
 
 
 def print_title(console: Console, whole: Recipe, stage: Recipe, parts: Parts) -> None:
