@@ -105,7 +105,8 @@ class Encoder(nn.Module, ABC):
         ``inputs`` is this model's view of a batch, as ``viewing.collate`` makes it. Raises :class:`AdapterError` for a
         tap the model does not have.
         """
-        resolved = {tap: resolve_tap(tap, self.every_tap(), self.name) for tap in taps}
+        every = self.every_tap()
+        resolved = {tap: resolve_tap(tap, every, self.name) for tap in taps}
         features: Features = {}
         for name, own in self._by_text(resolved.values()).items():
             given = inputs_of(name, inputs) if self.other_texts else inputs

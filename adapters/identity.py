@@ -8,7 +8,7 @@ from typing import Any
 
 
 def reading_identity(encoder: Any) -> str:
-    """A short name for how a model reads its samples: its preprocessing, and the tokens that it cuts texts into."""
+    """A short name for how a model reads: the kinds of its preprocessing, and the tokens that it cuts texts into."""
     parts = getattr(encoder.preprocess, "parts", (encoder.preprocess,))
     tokens = [part.tokenizer_state() for part in parts if hasattr(part, "tokenizer_state")]
     return digest(kinds=[type(part).__name__ for part in parts], tokens=tokens)

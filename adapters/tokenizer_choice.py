@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from xmodal.adapters.hub import fetch
 from xmodal.adapters.sentence_folder import load_tokenizer
 from xmodal.adapters.tokenizer_train import TRAINED, train_tokenizer
-from xmodal.adapters.tokenizer_trim import read_texts, trim_tokenizer
+from xmodal.adapters.tokenizer_trim import trim_tokenizer
 from xmodal.errors import AdapterError
 
 DEFAULT_TOKENIZER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -22,13 +23,10 @@ def check_texts(tokenizer: str | None, texts: str | list[str] | None, vocab_size
 
 
 def own_tokenizer(
-    name: str, texts: str | list[str] | None, vocab_size: int | None, max_length: int = 512
+    name: str, said: Iterable[str] | None, vocab_size: int | None, max_length: int = 512
 ) -> tuple[Any, int]:
-    """The tokenizer ``name``, trimmed to ``texts`` where they are given, or learned from them; and its longest text."""
+    """The tokenizer ``name``, trimmed to what is ``said`` where that is given, or learned from it; its longest text."""
     if name == TRAINED:
-        assert texts is not None
-        return train_tokenizer(read_texts(texts), vocab_size, max_length), max_length
+        return train_tokenizer(said or (), vocab_size, max_length), max_length
     words, longest = load_tokenizer(fetch(name, weights=False).folder, {})
-    if texts is not None:
-        words = trim_tokenizer(words, read_texts(texts), vocab_size).tokenizer
-    return words, longest
+    return (words if said is None else trim_tokenizer(words, said, vocab_size).tokenizer), longest

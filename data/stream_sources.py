@@ -93,7 +93,7 @@ def _fields(name: str, shards: ShardSet, text: str, stored: Mapping[str, str]) -
     found = {
         "image": bool(ends & set(IMAGE_EXTENSIONS)),
         "audio": bool(ends & set(AUDIO_EXTENSIONS)),
-        "text": split_path(members, text) is not None,
+        "text": _has(members, text),
         **{field: _has(members, place.partition(":")[0]) for field, place in stored.items()},
     }
     fields = frozenset(field for field, there in found.items() if there)

@@ -44,15 +44,15 @@ def static(
 
     check_sizes("student", width=width, embed_dim=embed_dim)
     check_texts(tokenizer, texts, vocab_size)
-    source, words = _start(tokenizer, model, texts, vocab_size)
+    said = None if texts is None else list(read_texts(texts))
+    source, words = _start(tokenizer, model, said, vocab_size)
     if not words.is_fast:
         raise AdapterError(f"student 'static' needs a fast tokenizer; {type(words).__name__} is none.")
-    said = list(read_texts(texts)) if texts is not None else []
-    if source is not None and texts is not None:
+    if source is not None and said is not None:
         words = trim_tokenizer(words, said, vocab_size).tokenizer
     width = width or embed_dim or 256
     rows = _rows_of(source, words, width) if source is not None else torch.randn(len(words), width) * width**-0.5
-    weights = _weights(count_tokens(words, said), len(words)) if token_weights else None
+    weights = _weights(count_tokens(words, said or ()), len(words)) if token_weights else None
     backend = Tokenizer.from_str(words.backend_tokenizer.to_str())
     backend.no_truncation()
     head = [Dense(width, embed_dim)] if embed_dim and embed_dim != width else []
@@ -61,11 +61,11 @@ def static(
 
 
 def _start(
-    tokenizer: str | None, model: str | None, texts: str | list[str] | None, vocab_size: int | None
+    tokenizer: str | None, model: str | None, said: list[str] | None, vocab_size: int | None
 ) -> tuple[SentenceEncoder | None, Any]:
     """The model that the rows are of, where there is one, and the tokenizer."""
     if model is None:
-        return None, own_tokenizer(tokenizer or DEFAULT_TOKENIZER, texts, vocab_size)[0]
+        return None, own_tokenizer(tokenizer or DEFAULT_TOKENIZER, said, vocab_size)[0]
     if tokenizer is not None:
         raise AdapterError("student.model brings its own tokenizer: leave student.tokenizer out.")
     source = read_sentence_folder(fetch(model).folder, f"sentence ({model})")

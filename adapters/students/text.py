@@ -59,8 +59,9 @@ def text(
         return chosen.lock() if locked else chosen
     if layers is not None:
         raise AdapterError("student.layers are those of student.model: give it, or num_layers for a new model.")
-    words, longest = own_tokenizer(tokenizer or DEFAULT_TOKENIZER, texts, vocab_size, max_length)
-    _check_length(max_length, longest, f"the tokenizer of {tokenizer or DEFAULT_TOKENIZER}")
+    source, said = tokenizer or DEFAULT_TOKENIZER, None if texts is None else read_texts(texts)
+    words, longest = own_tokenizer(source, said, vocab_size, max_length)
+    _check_length(max_length, longest, f"the tokenizer of {source}")
     small = _random(words, num_layers, width or _WIDTH, num_heads or _HEADS, embed_dim, max_length, dropout)
     return small.lock() if locked else small
 

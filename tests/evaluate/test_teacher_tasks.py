@@ -83,3 +83,13 @@ def test_mixed_index_of_an_image_student_and_a_text_teacher_is_retrieval_both_wa
     for k in (1, 5, 10):
         assert metrics[f"teacher_index_recall@{k}"] == metrics[f"image_to_text_recall@{k}"]
         assert metrics[f"student_index_recall@{k}"] == metrics[f"text_to_image_recall@{k}"]
+
+
+def test_a_teacher_whose_folder_was_replaced_by_its_own_student_is_not_followed_for_ever(
+    make_shard, make_encoder, animals
+):
+    teacher = make_encoder(("image",), seed=1)
+    teacher.spec = {"name": "trained", "folder": "runs/x"}
+    teacher.metadata = {"space": {"teacher": teacher.spec, "tap": "image.embedding"}}
+    with pytest.raises(EvaluationError, match="records itself as its own teacher"):
+        evaluate(make_encoder(("image",)), make_shard(animals), tasks=["retrieval"], teachers={"t": teacher})

@@ -117,3 +117,17 @@ def test_no_is_not_true(words, tmp_path):
     student = {"name": "text", "model": MINILM["model"], "num_layers": 1, "embed_dim": 64, "locked": "no"}
     with pytest.raises(RecipeError, match=r"student.locked\s+expected true or false; given the text 'no'"):
         xmodal.distill(recipe(words, student=student), out=tmp_path / "run")
+
+
+def test_nor_does_a_tower_of_two(tmp_path):
+    text = {"model": MINILM["model"], "num_layers": 1, "locked": True}
+    image = {"model": "test_efficientnet", "weights": "random", "image_size": 32}
+    given = recipe(
+        "package://emoji/names-*.tar",
+        student={"name": "clip", "image": image, "text": text, "embed_dim": 384},
+        objective=[{"loss": "feature_cosine", "student": "text.embedding", "teacher": "text.embedding"}],
+        stages=[{}, {"student.text.locked": False}],
+    )
+    given["data"]["image_size"] = 32
+    with pytest.raises(RecipeError, match=r"the head that the stage before trained has no place"):
+        xmodal.distill(given, out=tmp_path / "run")

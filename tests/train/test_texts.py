@@ -126,6 +126,10 @@ def test_a_source_has_a_text_where_its_path_leads_to_one(words, tmp_path):
         writer.add("w0", {"txt": b"Hund", "json": b"{}"})
     sources = open_sources({"a": words, "b": str(tmp_path)}, stored={"english": "json.english"})
     assert ["english" in source.fields for source in sources] == [True, False]
+    sources = open_sources({"a": words, "b": {"shards": str(tmp_path), "fields": ["text"]}}, "json.english")
+    assert sources[0].fields == {"text"}
+    with pytest.raises(DataError, match=r"no picture, sound or text 'json.english'"):
+        open_sources({"b": str(tmp_path)}, "json.english")
 
 
 def test_a_cache_is_not_asked_for_further_texts(words):

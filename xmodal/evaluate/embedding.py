@@ -68,8 +68,10 @@ class TextAndLabel:
     """
 
     def __init__(self, all_of: str | None = None, label: str = "cls", query: str | None = None) -> None:
-        self.all_of, self.label, self.query = all_of, label, query
+        self.all_of, self.label = all_of, label
         """The text of which every caption is wanted: a line each, or an entry each of a list in JSON."""
+        self.query = query
+        """Another text that is wanted of each sample."""
         self.fields: tuple[str, ...] = () if all_of is None and query is None and label == "cls" else ("members",)
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,8 +115,8 @@ def embed(
     """Embed every sample of ``shards`` by the encoder's ``tap``, ``<modality>.embedding`` by default.
 
     ``text`` names the member that holds the texts, as in a recipe's ``data.text``, ``query`` another text, and
-    ``label`` the one that holds an integer or a name: ``cls``, or a path such as ``json.group``. They are decoded and
-    preprocessed in ``num_workers`` processes while the encoder works. Mode and random state are restored. With
+    ``label`` the one that holds an integer or a name: ``cls``, or a path such as ``json.group``. Samples are decoded
+    and preprocessed in ``num_workers`` processes while the encoder works. Mode and random state are restored. With
     ``all_captions`` a sample has every line of its text, or every entry of its list in JSON, as ``captions``.
 
     Raises :class:`EvaluationError` for a modality that the encoder does not have, shards without any sample that can

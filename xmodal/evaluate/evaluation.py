@@ -35,9 +35,6 @@ logger = logging.getLogger("xmodal")
 
 Captions = Literal["one", "all"]
 
-_NEEDS = {"retrieval": ("image", "text"), "zero-shot": ("image", "text")}
-"""Modalities that student or teacher must embed for a task."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -194,14 +191,14 @@ def check_tasks(tasks: Sequence[str]) -> None:
 
 
 def check_models(space: Space, tasks: Sequence[str]) -> None:
-    """Raises :class:`EvaluationError` where a task needs pictures and texts, and these models do not embed both."""
+    """Raises :class:`EvaluationError` where a task needs pictures and texts that these models do not embed."""
     if "text-retrieval" in tasks and "text" not in space.student.modalities:
         raise EvaluationError(
             f"Task 'text-retrieval' measures how a student reads, and {space.student.name} reads no texts. "
             "Other tasks: retrieval, agreement, knn, probe."
         )
     for task in tasks:
-        for modality in _NEEDS.get(task, ()):
+        for modality in ("image", "text") if task in ("retrieval", "zero-shot") else ():
             try:
                 space.side(modality)
             except EvaluationError as error:

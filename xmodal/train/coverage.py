@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from xmodal.adapters.encoder import Encoder
+from xmodal.adapters.locking import Lockable
 from xmodal.adapters.teachers.ema import without_averages
 from xmodal.data import StreamSource
 from xmodal.errors import EvaluationError, Mistake
@@ -53,16 +54,26 @@ def unread(recipe: Recipe, models: Mapping[str, Encoder]) -> list[Mistake]:
 
 
 def headless(student: Encoder, before: tuple[Encoder, Objective] | None) -> list[Mistake]:
-    """A trained head that the next stage's student would lose: unlocked, one as wide as its teacher is made without."""
-    if before is None or getattr(before[0], "linear_head", None) is None:
+    """A trained head that the next stage's student would lose: unlocked, one as wide as its model is made without."""
+    if before is None:
         return []
-    if not hasattr(student, "linear_head") or student.linear_head is not None:
-        return []
-    said = (
-        f"the head that the stage before trained has no place in {student.name}. Keep student.locked, or let embed_dim "
-        "differ from the model's own width from the first stage on"
+    now, then = (
+        {name: module for name, module in model.named_modules() if isinstance(module, Lockable)}
+        for model in (student, before[0])
     )
-    return [Mistake("stages", said)]
+    lost = [
+        module.name
+        for name, module in now.items()
+        if module.linear_head is None and name in then and then[name].linear_head is not None
+    ]
+    return [
+        Mistake(
+            "stages",
+            f"the head that the stage before trained has no place in {name}. Keep it locked, or let embed_dim differ "
+            "from the model's own width from the first stage on",
+        )
+        for name in lost
+    ]
 
 
 def unlearnable(objective: Objective, student: Encoder) -> list[Mistake]:

@@ -55,8 +55,11 @@ class Stage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises :class:`RunError` where the models are not those that the state was taken of."""
         then = state.get("models") or self.models
-        changed = [f"{name}: {then.get(name)} then, {is_now} now" for name, is_now in self.models.items()]
-        changed = [line for line, name in zip(changed, self.models, strict=True) if self.models[name] != then.get(name)]
+        changed = [
+            f"{name}: {then.get(name)} then, {is_now} now"
+            for name, is_now in self.models.items()
+            if is_now != then.get(name)
+        ]
         if changed:
             raise RunError(
                 "The run cannot go on: what its recipe names is no longer what it was. "
